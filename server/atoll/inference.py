@@ -1,0 +1,141 @@
+"""An inference request and its responses, as every layer of the supervisor sees them.
+
+The thin seam above the core: a frontend turns bytes of its protocol into a :class:`Request`, hands it to
+``Server.infer`` and is called back with each :class:`Response`. No socket, no JSON and no protobuf passes here.
+See also: ``atoll_ipc.memory`` for :class:`Slice`, the reference to tensor bytes in shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Union
+
+from atoll_ipc.memory import Slice
+
+from atoll.errors import ServerError
+
+__all__ = ["Parameter", "Request", "Response", "SEQUENCE_END", "SEQUENCE_START", "Tensor", "TensorData"]
+
+Parameter = Union[str, int, bool, float]
+TensorData = Union[bytes, bytearray, memoryview, Slice]
+
+SEQUENCE_START = 1
+SEQUENCE_END = 2
+
+
+class Tensor:
+    """One named tensor: its description and its bytes, or where they lie.
+
+    ``data`` holds the elements little-endian, row-major and tightly packed; a BYTES element is a 4-byte
+    little-endian length and then the bytes.
+    """
+
+    __slots__ = ("name", "datatype", "shape", "data")
+
+    def __init__(self, name: str, datatype: str, shape: Sequence[int], data: TensorData) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self.data = data
+
+    @property
+    def nbytes(self) -> int:
+        data = self.data
+        return data.nbytes if isinstance(data, (Slice, memoryview)) else len(data)
+
+    def buffer(self) -> bytes | bytearray | memoryview:
+        """The tensor's bytes; a view that keeps a shared-memory block alive while it exists."""
+        data = self.data
+        return data.view() if isinstance(data, Slice) else data
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)}, {self.nbytes} bytes)"
+
+
+class Request:
+    """One inference request on its way through the core.
+
+    ``outputs`` names the requested outputs; empty means all that the model's configuration lists. ``model_version``
+    -1 means the highest version that is ready. ``timeout_us`` and ``priority`` are 0 when the client gave none.
+    ``respond`` is called on the event loop, once per response, the last one with ``final`` set.
+    """
+
+    __slots__ = (
+        "model_name",
+        "model_version",
+        "id",
+        "inputs",
+        "outputs",
+        "parameters",
+        "correlation_id",
+        "flags",
+        "priority",
+        "timeout_us",
+        "respond",
+        "cancelled",
+        "batch_size",
+        "received_ns",
+        "queued_ns",
+        "started_ns",
+    )
+
+    def __init__(
+        self,
+        model_name: str,
+        inputs: list[Tensor],
+        respond: Callable[[Response], None],
+        *,
+        model_version: int = -1,
+        id: str = "",
+        outputs: Sequence[str] = (),
+        parameters: dict[str, Parameter] | None = None,
+        correlation_id: int | str = 0,
+        flags: int = 0,
+        priority: int = 0,
+        timeout_us: int = 0,
+    ) -> None:
+        self.model_name = model_name
+        self.inputs = inputs
+        self.respond = respond
+        self.model_version = model_version
+        self.id = id
+        self.outputs = outputs
+        self.parameters = parameters
+        self.correlation_id = correlation_id
+        self.flags = flags
+        self.priority = priority
+        self.timeout_us = timeout_us
+        self.cancelled = False
+        self.batch_size = 1
+        self.received_ns = 0
+        self.queued_ns = 0
+        self.started_ns = 0
+
+
+class Response:
+    """One response to a request: outputs in the order the model gave them, or an error.
+
+    A response with neither outputs nor an error may carry only the final flag (``empty``).
+    """
+
+    __slots__ = ("request", "model_name", "model_version", "outputs", "parameters", "error", "final", "empty")
+
+    def __init__(
+        self,
+        request: Request,
+        model_version: int,
+        outputs: list[Tensor],
+        *,
+        parameters: dict[str, Parameter] | None = None,
+        error: ServerError | None = None,
+        final: bool = True,
+        empty: bool = False,
+    ) -> None:
+        self.request = request
+        self.model_name = request.model_name
+        self.model_version = model_version
+        self.outputs = outputs
+        self.parameters = parameters
+        self.error = error
+        self.final = final
+        self.empty = empty
