@@ -1,0 +1,1 @@
+"""The server object: starts, wires and stops everything, and the one entry ``infer()`` that all callers share."""

@@ -1,0 +1,107 @@
+"""The channel between supervisor and stub: its frames, its messages, and the lane that carries descriptors.
+
+A channel is one stream socketpair. Each frame::
+
+    +----------------+---------------------------------+
+    | length: u32 LE | body: one msgpack array         |
+    +----------------+---------------------------------+
+
+and a body is ``[kind, ...]`` with the fields listed at each kind. Tensor bytes do not cross, except that data of up
+to ``INLINE_NBYTES`` travels in the message, where a copy costs less than a block (allocation, page faults, release).
+
+A tensor is ``[name, dtype code, shape, data]``; ``data`` is its bytes, or a block reference
+``[chunk id, block start, block length, offset, nbytes]`` where offsets are within the chunk.
+
+Chunk descriptors travel on a second socketpair, the *lane*, one datagram ``(chunk id u64, nbytes u64)`` with the
+descriptor as ancillary data. A lane datagram is sent before the first message that names its chunk.
+"""
+
+import array
+import socket
+import struct
+from typing import Any, List, Tuple
+
+import msgpack
+
+__all__ = ["FrameReader", "INLINE_NBYTES", "Kind", "MAX_FRAME_NBYTES", "pack", "receive_chunk", "send_chunk"]
+
+INLINE_NBYTES = 8192
+MAX_FRAME_NBYTES = 1 << 30
+
+_LENGTH = struct.Struct("<I")
+_CHUNK = struct.Struct("<QQ")
+# A name or an id may hold any bytes a client sent; they pass through as they are.
+_packer = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors="surrogateescape")
+
+
+class Kind:
+    """First element of every message, and the fields after it."""
+
+    # supervisor to stub
+    LOAD = 1  # {settings}: what to load; answered by LOADED
+    EXECUTE = 2  # execution id, [request], [freed block]
+    REPLY = 3  # call id, response, [freed block]: the answer to INFER
+    FREE = 4  # [freed block]: [chunk id, block start] of the stub's own, no longer read by anybody
+    FORGET = 5  # [chunk id]: another owner's chunks that are gone; unmap them
+    TRIM = 6  # nothing: give back idle chunks; answered by GONE when there were any
+    FINALIZE = 7  # nothing: run finalize() and exit
+
+    # stub to supervisor
+    LOADED = 32  # error text or None
+    RESULT = 33  # execution id, [response], [released block], [input ns, infer ns, output ns]
+    FAILED = 34  # execution id, error text, [released block]
+    INFER = 35  # call id, request with target, [released block]: BLS
+    RELEASE = 36  # [released block]: [chunk id, block start] of others', no longer read by this stub
+    GONE = 37  # [chunk id]: own chunks given back
+
+
+# A request in EXECUTE: [id, correlation id, flags, timeout us, parameters or None, requested outputs, [tensor]].
+# A request in INFER: the same, then model name, model version.
+# A response: [[tensor], None or [code, message], parameters or None].
+
+
+def pack(message: List[Any]) -> bytes:
+    """One frame."""
+    body = _packer.pack(message)
+    return _LENGTH.pack(len(body)) + body  # type: ignore[no-any-return]
+
+
+class FrameReader:
+    """Turns the bytes of a stream into messages. Keeps what is incomplete."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> List[List[Any]]:
+        """The messages that ``data`` completes. Raises ValueError on a frame that cannot be one of ours."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        messages = []
+        start, end = 0, len(data)
+        while end - start >= 4:
+            (length,) = _LENGTH.unpack_from(data, start)
+            if length > MAX_FRAME_NBYTES:
+                raise ValueError(f"frame of {length} bytes is larger than {MAX_FRAME_NBYTES}")
+            stop = start + 4 + length
+            if stop > end:
+                break
+            messages.append(msgpack.unpackb(data[start + 4 : stop], strict_map_key=False, unicode_errors="surrogateescape"))
+            start = stop
+        if start < end:
+            self._rest = data[start:] if start else data
+        return messages
+
+
+def send_chunk(lane: socket.socket, chunk_id: int, nbytes: int, fd: int) -> None:
+    """Give the other side a descriptor of one of our chunks."""
+    lane.sendmsg([_CHUNK.pack(chunk_id, nbytes)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+
+
+def receive_chunk(lane: socket.socket) -> Tuple[int, int, int]:
+    """``(chunk id, nbytes, fd)`` of the next chunk the other side gave us. Raises EOFError when it is gone."""
+    data, ancillary, _, _ = lane.recvmsg(_CHUNK.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    if len(data) != _CHUNK.size or not ancillary:
+        raise EOFError("the lane ended")
+    chunk_id, nbytes = _CHUNK.unpack(data)
+    return chunk_id, nbytes, array.array("i", ancillary[0][2])[0]

@@ -1,0 +1,53 @@
+"""What a ``model.py`` imports as ``pb_utils``: tensors, requests, responses, errors and helpers.
+
+Import-compatible with the module of the same name in Triton's Python backend. Inside a stub all of it works; outside
+one (a unit test, a notebook) everything works that needs no server.
+"""
+
+from triton_python_backend_utils._dtypes import (
+    TRITON_STRING_TO_NUMPY,
+    deserialize_bytes_tensor,
+    numpy_to_triton_type,
+    serialize_byte_tensor,
+    triton_string_to_numpy,
+    triton_to_numpy_type,
+)
+from triton_python_backend_utils._errors import TritonError, TritonModelException
+from triton_python_backend_utils._helpers import (
+    get_input_config_by_name,
+    get_input_tensor_by_name,
+    get_model_dir,
+    get_output_config_by_name,
+    get_output_tensor_by_name,
+    using_decoupled_model_transaction_policy,
+)
+from triton_python_backend_utils._request import InferenceRequest
+from triton_python_backend_utils._response import InferenceResponse
+from triton_python_backend_utils._tensor import Tensor
+
+TRITONSERVER_REQUEST_FLAG_SEQUENCE_START = 1
+TRITONSERVER_REQUEST_FLAG_SEQUENCE_END = 2
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+
+__all__ = [
+    "InferenceRequest",
+    "InferenceResponse",
+    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_END",
+    "TRITONSERVER_REQUEST_FLAG_SEQUENCE_START",
+    "TRITONSERVER_RESPONSE_COMPLETE_FINAL",
+    "TRITON_STRING_TO_NUMPY",
+    "Tensor",
+    "TritonError",
+    "TritonModelException",
+    "deserialize_bytes_tensor",
+    "get_input_config_by_name",
+    "get_input_tensor_by_name",
+    "get_model_dir",
+    "get_output_config_by_name",
+    "get_output_tensor_by_name",
+    "numpy_to_triton_type",
+    "serialize_byte_tensor",
+    "triton_string_to_numpy",
+    "triton_to_numpy_type",
+    "using_decoupled_model_transaction_policy",
+]

@@ -1,0 +1,34 @@
+"""Conversion of arguments, as strict as the original's bindings: the wrong type is a TypeError."""
+
+from typing import Any, List, Sequence, cast
+
+__all__ = ["integer", "sequence", "text"]
+
+
+def text(value: Any, name: str) -> str:
+    """A ``str``, or bytes that hold UTF-8."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value).decode()
+    raise TypeError(f"{name} must be a string, not {type(value).__name__}")
+
+
+def integer(value: Any, name: str, low: int, high: int) -> int:
+    """An ``int``, ``bool`` or numpy integer within ``low`` and ``high``."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    number = value.__index__()
+    if not low <= number <= high:
+        raise TypeError(f"{name} must be from {low} to {high}, not {number}")
+    return cast(int, number)
+
+
+def sequence(value: Any, name: str) -> List[Any]:
+    """The elements of a list, tuple or one-dimensional array; not of a string, set, dict or generator."""
+    if isinstance(value, (str, bytes, bytearray, dict)) or not isinstance(value, Sequence):
+        # numpy arrays are sequences without being registered as such
+        if type(value).__module__ == "numpy" and hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
+            return cast(List[Any], value.tolist())
+        raise TypeError(f"{name} must be a list, not {type(value).__name__}")
+    return list(value)

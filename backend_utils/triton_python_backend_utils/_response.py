@@ -1,0 +1,54 @@
+"""``InferenceResponse``: output tensors or an error, for one request."""
+
+import json
+from typing import Any, Dict, List, Optional, Sequence
+
+from triton_python_backend_utils._arguments import sequence
+from triton_python_backend_utils._errors import TritonError, TritonModelException
+from triton_python_backend_utils._parameters import check_parameters
+from triton_python_backend_utils._tensor import Tensor
+
+__all__ = ["InferenceResponse"]
+
+
+class InferenceResponse:
+    """The answer to one request. With an error, the output tensors are ignored.
+
+    ``parameters`` (original 25.02) may hold bool, int and str values and reach the client with the response.
+    """
+
+    __slots__ = ("_error", "_output_tensors", "_parameters", "__weakref__")
+
+    def __init__(
+        self,
+        output_tensors: Sequence[Tensor] = (),
+        error: Optional[TritonError] = None,
+        parameters: Optional[Dict[str, Any]] = None,
+    ) -> None:
+        if type(output_tensors) is not list:
+            output_tensors = sequence(output_tensors, "output_tensors")
+        for tensor in output_tensors:
+            if not isinstance(tensor, Tensor):
+                if tensor is None:
+                    raise TritonModelException("Output tensor for inference response should not be empty.")
+                raise TypeError(f"output_tensors must hold Tensor objects, not {type(tensor).__name__}")
+        if error is not None and not isinstance(error, TritonError):
+            raise TypeError(f"error must be a TritonError or None, not {type(error).__name__}")
+        self._output_tensors = list(output_tensors)
+        self._error = error
+        self._parameters = None if parameters is None else check_parameters(parameters)
+
+    def output_tensors(self) -> List[Tensor]:
+        return list(self._output_tensors)
+
+    def has_error(self) -> bool:
+        return self._error is not None
+
+    def error(self) -> Optional[TritonError]:
+        return self._error
+
+    def parameters(self) -> str:
+        """The response's parameters as JSON text; ``""`` for an error response received through BLS."""
+        if self._parameters is None:
+            return "{}"
+        return json.dumps(self._parameters) if self._parameters != "" else ""

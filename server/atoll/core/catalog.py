@@ -1,0 +1,141 @@
+"""Which models and versions the server knows, in which state, and the texts for those it does not have."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.core.model import Model
+from atoll.errors import Code, ServerError
+
+__all__ = ["Catalog", "Entry", "ModelState", "parse_version"]
+
+_HIGHEST_VERSION = (1 << 63) - 1
+
+
+class ModelState(enum.Enum):
+    """States of the repository index."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One version. ``reason`` tells why it is unavailable."""
+
+    state: ModelState
+    model: Model | None = None
+    reason: str = ""
+
+
+class Catalog:
+    """All entries, by model name and version. A model without an entry was found but has no version to load."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[int, Entry]] = {}
+        self._reasons: dict[str, str] = {}
+        self._newest: dict[str, Model] = {}
+
+    def set(self, name: str, version: int, entry: Entry) -> None:
+        self._entries.setdefault(name, {})[version] = entry
+        ready = [
+            (number, known.model)
+            for number, known in self._entries[name].items()
+            if known.state is ModelState.READY and known.model is not None
+        ]
+        if ready:
+            self._newest[name] = max(ready, key=lambda pair: pair[0])[1]
+        else:
+            self._newest.pop(name, None)
+
+    def set_unloadable(self, name: str, reason: str) -> None:
+        """A model that was found but is of no use before any version was tried."""
+        self._reasons[name] = reason
+
+    def models(self) -> list[Model]:
+        """Every model that has instances, whatever its state."""
+        return [entry.model for versions in self._entries.values() for entry in versions.values() if entry.model]
+
+    def find(self, name: str, version: int = -1) -> Model:
+        """The model to serve a request: ``version``, or with -1 the highest that is ready. Raises ServerError."""
+        if version == -1:
+            model = self._newest.get(name)
+            if model is not None:
+                return model
+            if name in self._entries:
+                raise _not_found(f"Request for unknown model: '{name}' has no available versions")
+        else:
+            entry = self._entries.get(name, {}).get(version)
+            if entry is not None:
+                if entry.state is ModelState.READY and entry.model is not None:
+                    return entry.model
+                raise ServerError(
+                    Code.UNAVAILABLE, f"Request for unknown model: '{name}' version {version} is not at ready state"
+                )
+            if name in self._entries:
+                raise _not_found(f"Request for unknown model: '{name}' version {version} is not found")
+        raise _not_found(f"Request for unknown model: '{name}' is not found")
+
+    def ready_versions(self, name: str) -> list[int]:
+        entries = self._entries.get(name, {})
+        return sorted(version for version, entry in entries.items() if entry.state is ModelState.READY)
+
+    def is_settled(self) -> bool:
+        """Whether every model is ready, or was unloaded on purpose, and its instances live."""
+        if self._reasons:
+            return False
+        for versions in self._entries.values():
+            for entry in versions.values():
+                if entry.state is ModelState.READY:
+                    if entry.model is None or not entry.model.is_ready:
+                        return False
+                elif not (entry.state is ModelState.UNAVAILABLE and entry.reason == "unloaded"):
+                    return False
+        return True
+
+    def index(self, ready: bool) -> list[dict[str, Any]]:
+        """The repository index, sorted by name."""
+        rows: list[dict[str, Any]] = []
+        for name in sorted({*self._entries, *self._reasons}):
+            for version, entry in sorted(self._entries.get(name, {}).items()):
+                if ready and entry.state is not ModelState.READY:
+                    continue
+                row = {"name": name, "version": str(version), "state": entry.state.value}
+                if entry.reason:
+                    row["reason"] = entry.reason
+                rows.append(row)
+            if name in self._reasons and not ready:
+                rows.append({"name": name, "state": ModelState.UNAVAILABLE.value, "reason": self._reasons[name]})
+        return rows
+
+
+def parse_version(text: str) -> int:
+    """A version as clients write it; -1 for an empty text. Raises ServerError INVALID_ARG.
+
+    As C's ``stol`` reads it: leading digits count, what follows does not.
+    """
+    if not text:
+        return -1
+    match = re.match(r"\s*([+-]?[0-9]+)", text)
+    number = int(match.group(1)) if match and len(match.group(1)) < 40 else None
+    if number is None or not -_HIGHEST_VERSION <= number <= _HIGHEST_VERSION:
+        raise ServerError(
+            Code.INVALID_ARG,
+            f"failed to get model version from specified version string '{text}' (details: stol), version should be "
+            "an integral value > 0",
+        )
+    if number < 0:
+        raise ServerError(
+            Code.INVALID_ARG,
+            f"invalid model version specified '{text}' , version should be an integral value > 0",
+        )
+    return number
+
+
+def _not_found(message: str) -> ServerError:
+    return ServerError(Code.NOT_FOUND, message)

@@ -1,0 +1,276 @@
+"""One served version of a model: its instances, its queue, its memory, its statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Protocol
+
+from atoll_ipc.memory import Arena, ArenaSettings, Block, OutOfSharedMemory, Slice
+from atoll_ipc.wire import INLINE_NBYTES
+
+from atoll.core.validation import Validator
+from atoll.errors import Code, ServerError
+from atoll.inference import Request, Response, Tensor
+from atoll.instances.instance import Execution, Instance, InstanceSettings, State
+from atoll.instances.warm_parent import WarmParent
+from atoll.observe.log import model_output
+from atoll.observe.statistics import Failure, ModelStatistics
+from atoll.repository.config import ModelConfig, TensorSpec
+from atoll.scheduling.dispatcher import Dispatcher
+from atoll.scheduling.queues import DynamicBatcher, FifoQueue, Queue
+
+__all__ = ["Model", "ModelHost"]
+
+_log = logging.getLogger(__name__)
+
+
+class ModelHost(Protocol):
+    """What a model needs of the server it is part of."""
+
+    warm_parent: WarmParent
+    arena_settings: ArenaSettings
+    start_timeout_s: float
+
+    def infer_nested(self, request: Request) -> None: ...
+
+    def take_chunk_ids(self) -> int: ...
+
+    def chunks_gone(self, chunk_ids: list[int]) -> None: ...
+
+
+class Model:
+    """A model version. ``start`` loads it in its instances, ``infer`` queues a request, ``stop`` finalizes."""
+
+    def __init__(self, config: ModelConfig, version: int, version_dir: Path, model_dir: Path, host: ModelHost) -> None:
+        self.name = config.name
+        self.version = version
+        self.config = config.json
+        self.metadata = config.metadata([version])
+        self.inputs: dict[str, TensorSpec] = config.inputs
+        self.outputs: dict[str, TensorSpec] = config.outputs
+        self.max_batch_size = config.max_batch_size
+        self.decoupled = config.decoupled
+        self.statistics = ModelStatistics()
+        self.metric_tags: dict[str, str] = config.json["metric_tags"]
+        self.arena = Arena(host.take_chunk_ids(), host.arena_settings)
+        self._host = host
+        self._validator = Validator(config)
+        self._in_flight = 0
+        self._drained: asyncio.Future[None] | None = None
+        self._accepting = False
+        self.instances = [
+            Instance(settings, host.warm_parent, self, host.take_chunk_ids)
+            for settings in _instance_settings(config, version, version_dir, model_dir, host)
+        ]
+        self._dispatcher = Dispatcher(_queue(config), self.instances)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Load the model in all instances at once. Raises the first failure, after all were ended."""
+        began = time.monotonic()
+        self._accepting = True
+        results = await asyncio.gather(*(instance.start() for instance in self.instances), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            await asyncio.gather(*(instance.stop(5.0) for instance in self.instances))
+            raise failures[0]
+        self.statistics.load_duration_s = time.monotonic() - began
+
+    async def drained(self) -> None:
+        """Return when nothing that was accepted is unanswered."""
+        if self._in_flight:
+            if self._drained is None or self._drained.done():
+                self._drained = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drained)
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Answer what is still queued with an error, finalize every instance; True when all ended by themselves."""
+        self._accepting = False
+        for request in self._dispatcher.stop():
+            self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
+        clean = await asyncio.gather(*(instance.stop(timeout_s) for instance in self.instances))
+        return all(clean)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._accepting and any(instance.state is State.READY for instance in self.instances)
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def trim(self) -> list[int]:
+        """Give back idle shared memory; returns the ids of the chunks that are gone."""
+        for instance in self.instances:
+            instance.trim()
+        return self.arena.trim()
+
+    def forget(self, chunk_ids: list[int]) -> None:
+        for instance in self.instances:
+            if instance.channel is not None:
+                instance.channel.forget(chunk_ids)
+
+    # -- requests
+
+    def infer(self, request: Request) -> None:
+        """Check and queue a request. Raises ServerError; then nothing of it stays."""
+        request.received_ns = time.monotonic_ns()
+        if not self._accepting:
+            raise ServerError(
+                Code.UNAVAILABLE,
+                "Server is stopping, scheduler for model has stopped accepting new inference requests",
+            )
+        try:
+            self._validator.check(request)
+            for tensor in request.inputs:
+                data = tensor.data
+                if type(data) is Slice:
+                    if data.nbytes <= INLINE_NBYTES:
+                        tensor.data = bytes(data.view())
+                elif tensor.nbytes > INLINE_NBYTES:
+                    self._place(tensor)
+        except ServerError:
+            self.statistics.refused()
+            raise
+        self._in_flight += 1
+        self.statistics.pending += 1
+        self._dispatcher.submit(request)
+
+    def allocate(self, nbytes: int) -> Block:
+        """Memory for a request's body. Raises ServerError UNAVAILABLE when there is none."""
+        try:
+            return self.arena.allocate(nbytes)
+        except OutOfSharedMemory as error:
+            raise ServerError(Code.UNAVAILABLE, str(error)) from None
+
+    def cancel(self, request: Request) -> None:
+        """Its client is gone: a queued request is taken out, an executing one is only marked."""
+        if request.cancelled:
+            return
+        request.cancelled = True
+        if self._dispatcher.queue.remove(request):
+            self._fail(request, ServerError(Code.CANCELLED, "Request cancelled"), Failure.CANCELED)
+
+    def _place(self, tensor: Tensor) -> None:
+        data = tensor.buffer()
+        block = self.allocate(len(data))
+        block.chunk.map[block.start : block.start + len(data)] = data
+        tensor.data = Slice(block, block.start, len(data))
+
+    def _fail(self, request: Request, error: ServerError, reason: Failure = Failure.OTHER) -> None:
+        self.statistics.failed(reason, time.monotonic_ns() - request.received_ns)
+        self._answer(Response(request, self.version, [], error=error))
+
+    def _answer(self, response: Response) -> None:
+        if response.final:
+            self._in_flight -= 1
+            if not self._in_flight and self._drained is not None and not self._drained.done():
+                self._drained.set_result(None)
+        try:
+            response.request.respond(response)
+        except Exception:
+            _log.exception(f"a response of model '{self.name}' could not be delivered")
+
+    # -- what instances tell (atoll.instances.instance.Owner)
+
+    def executed(
+        self, instance: Instance, execution: Execution, responses: list[Response], times_ns: tuple[int, int, int]
+    ) -> None:
+        self._dispatcher.freed(instance)
+        now = time.monotonic_ns()
+        batch_size = 0
+        requests_ns = []
+        for request in execution.requests:
+            batch_size += request.batch_size
+            requests_ns.append((now - request.received_ns, execution.sent_ns - request.queued_ns))
+        self.statistics.executed(batch_size, requests_ns, *times_ns, _epoch_ms(execution.requests[-1].received_ns))
+        for response in responses:
+            self._answer(response)
+
+    def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
+        if instance.state is State.READY:
+            self._dispatcher.freed(instance)
+        _log.error(error.message)
+        for request in execution.requests:
+            self._fail(request, error, Failure.BACKEND)
+
+    def infer_for(self, instance: Instance, request: Request) -> None:
+        self._host.infer_nested(request)
+
+    def instance_ready(self, instance: Instance) -> None:
+        self._dispatcher.freed(instance)
+
+    def instance_died(self, instance: Instance, unstarted: list[Request], reason: str) -> None:
+        self._dispatcher.give_back(unstarted)
+
+    def chunks_gone(self, chunk_ids: list[int]) -> None:
+        self._host.chunks_gone(chunk_ids)
+
+    def output(self, instance: Instance, stream: str, line: str) -> None:
+        model_output(instance.name, stream, line)
+
+
+_EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()
+
+
+def _epoch_ms(moment_ns: int) -> int:
+    return (moment_ns + _EPOCH_OFFSET_NS) // 1_000_000
+
+
+def _instance_settings(
+    config: ModelConfig, version: int, version_dir: Path, model_dir: Path, host: ModelHost
+) -> list[InstanceSettings]:
+    return [
+        InstanceSettings(
+            name=instance.name,
+            title=f"triton_python_backend_stub {config.name} {instance.name}",
+            model_name=config.name,
+            version=version,
+            version_dir=str(version_dir),
+            filename=config.default_model_filename,
+            args={
+                "model_config": json.dumps(config.json),
+                "model_instance_kind": instance.kind,
+                "model_instance_name": instance.name,
+                "model_instance_device_id": str(instance.device_id),
+                "model_repository": str(model_dir),
+                "model_version": str(version),
+                "model_name": config.name,
+            },
+            outputs=list(config.outputs),
+            arena=host.arena_settings,
+            start_timeout_s=host.start_timeout_s,
+        )
+        for group in config.instance_groups
+        for instance in group.instances
+    ]
+
+
+def _queue(config: ModelConfig) -> Queue:
+    batching = config.dynamic_batching
+    if batching is None:
+        return FifoQueue()
+    return DynamicBatcher(
+        max(1, config.max_batch_size),
+        batching.preferred_batch_sizes,
+        batching.max_queue_delay_us * 1000,
+        _signature(config),
+    )
+
+
+def _signature(config: ModelConfig) -> Callable[[Request], Hashable]:
+    """What must be equal in one batch: shapes of inputs that may vary, and which optional inputs there are."""
+    varying = {
+        spec.name for spec in config.inputs.values() if not spec.allow_ragged_batch and (-1 in spec.dims or spec.optional)
+    }
+    if not varying:
+        return lambda request: None
+    return lambda request: tuple(
+        sorted((tensor.name, tuple(tensor.shape[1:])) for tensor in request.inputs if tensor.name in varying)
+    )

@@ -1,0 +1,121 @@
+"""The unary RPCs that are not inference: each a function from a request message to a response message.
+
+``CONTROL_RPCS`` is the table of them by path. What the core does not offer yet is in it too, as one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from atoll_protos import messages
+from google.protobuf import json_format
+
+from atoll.errors import Code, ServerError
+
+if TYPE_CHECKING:
+    from atoll.core.server import Server
+
+__all__ = ["CONTROL_RPCS", "ControlRpc", "SERVICE"]
+
+SERVICE = "inference.GRPCInferenceService"
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+
+_Answer = Callable[["Server", Any], Awaitable[Any]]
+
+
+class ControlRpc(NamedTuple):
+    """One RPC: the category by which it can be restricted, the class of its request, and what answers it."""
+
+    category: str
+    request: Any
+    answer: _Answer
+
+
+async def _health_check(server: Server, request: Any) -> Any:
+    statuses = messages.HealthCheckResponse
+    return statuses(status=statuses.SERVING if server.is_ready() else statuses.NOT_SERVING)
+
+
+async def _server_live(server: Server, request: Any) -> Any:
+    return messages.ServerLiveResponse(live=server.is_live())
+
+
+async def _server_ready(server: Server, request: Any) -> Any:
+    return messages.ServerReadyResponse(ready=server.is_ready())
+
+
+async def _model_ready(server: Server, request: Any) -> Any:
+    return messages.ModelReadyResponse(ready=server.is_model_ready(request.name, request.version))
+
+
+async def _server_metadata(server: Server, request: Any) -> Any:
+    return messages.ServerMetadataResponse(name=server.name, version=server.version, extensions=server.EXTENSIONS)
+
+
+async def _model_metadata(server: Server, request: Any) -> Any:
+    metadata = server.model(request.name, request.version).metadata
+    return json_format.ParseDict(metadata, messages.ModelMetadataResponse())
+
+
+async def _model_config(server: Server, request: Any) -> Any:
+    config = server.model(request.name, request.version).config
+    return json_format.ParseDict({"config": config}, messages.ModelConfigResponse())
+
+
+async def _model_statistics(server: Server, request: Any) -> Any:
+    entries = server.statistics(request.name, request.version)
+    return json_format.ParseDict({"model_stats": entries}, messages.ModelStatisticsResponse())
+
+
+async def _repository_index(server: Server, request: Any) -> Any:
+    _refuse_repository_name(request)
+    return json_format.ParseDict({"models": server.index(request.ready)}, messages.RepositoryIndexResponse())
+
+
+def _refuse_repository_name(request: Any) -> None:
+    if request.repository_name:
+        raise ServerError(Code.UNSUPPORTED, "'repository_name' specification is not supported")
+
+
+def _unsupported(name: str) -> _Answer:
+    async def answer(server: Server, request: Any) -> Any:
+        if name.startswith("RepositoryModel"):
+            _refuse_repository_name(request)
+        raise ServerError(Code.UNSUPPORTED, f"{name} is not supported by this version of the server")
+
+    return answer
+
+
+_OFFERED: dict[str, tuple[str, _Answer]] = {
+    "ServerLive": ("health", _server_live),
+    "ServerReady": ("health", _server_ready),
+    "ModelReady": ("health", _model_ready),
+    "ServerMetadata": ("metadata", _server_metadata),
+    "ModelMetadata": ("metadata", _model_metadata),
+    "ModelConfig": ("model-config", _model_config),
+    "ModelStatistics": ("statistics", _model_statistics),
+    "RepositoryIndex": ("model-repository", _repository_index),
+}
+
+_NOT_OFFERED: dict[str, str] = {
+    "RepositoryModelLoad": "model-repository",
+    "RepositoryModelUnload": "model-repository",
+    "SystemSharedMemoryStatus": "shared-memory",
+    "SystemSharedMemoryRegister": "shared-memory",
+    "SystemSharedMemoryUnregister": "shared-memory",
+    "CudaSharedMemoryStatus": "shared-memory",
+    "CudaSharedMemoryRegister": "shared-memory",
+    "CudaSharedMemoryUnregister": "shared-memory",
+    "TraceSetting": "trace",
+    "LogSettings": "logging",
+}
+
+CONTROL_RPCS: dict[str, ControlRpc] = {
+    f"/{SERVICE}/{name}": ControlRpc(category, getattr(messages, f"{name}Request"), answer)
+    for name, (category, answer) in {
+        **_OFFERED,
+        **{name: (category, _unsupported(name)) for name, category in _NOT_OFFERED.items()},
+    }.items()
+}
+CONTROL_RPCS[_HEALTH_CHECK] = ControlRpc("health", messages.HealthCheckRequest, _health_check)

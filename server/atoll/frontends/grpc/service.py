@@ -1,0 +1,140 @@
+"""The services on the wire, whatever transport carries them: bytes of a message in, bytes of a message out.
+
+Owns admission (shutdown, restricted protocols, header forwarding) and the RPCs. A transport finds them by path in
+:attr:`InferenceService.control`, and at :data:`INFER` and :data:`STREAM`; every failure is a ServerError that it
+maps to a status. It must call everything here on the server's event loop.
+See also: ``control`` for what is not inference, ``stream`` for a stream's life, ``grpcio_transport``, a transport.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from atoll.errors import Code, ServerError
+from atoll.frontends.grpc.codec import RESERVED_PARAMETERS, decode_request, parse, parse_request
+from atoll.frontends.grpc.control import CONTROL_RPCS, SERVICE, ControlRpc
+from atoll.frontends.grpc.reply import Reply, single_answer
+from atoll.frontends.grpc.stream import InferStream
+from atoll.frontends.grpc.wire import Buffer, Parts
+from atoll.inference import Request, Response
+
+if TYPE_CHECKING:
+    from atoll.core.model import Model
+    from atoll.core.server import Server
+
+__all__ = ["Headers", "INFER", "InferenceService", "STREAM"]
+
+INFER = f"/{SERVICE}/ModelInfer"
+STREAM = f"/{SERVICE}/ModelStreamInfer"
+
+Headers = Callable[[], Iterable[tuple[str, "str | bytes"]]]
+"""Gives a call's metadata; a function, because most calls never look at it and reading it costs."""
+
+_SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
+_RESTRICTED_PREFIX = "triton-grpc-protocol-"
+
+
+class InferenceService:
+    """The RPCs over one server.
+
+    ``restricted`` maps a category of RPCs to the metadata key and value that its callers must send; metadata whose key
+    matches ``forward_pattern`` becomes parameters of inference requests.
+    """
+
+    def __init__(
+        self, server: Server, *, restricted: Mapping[str, tuple[str, str]] | None = None, forward_pattern: str = ""
+    ) -> None:
+        self.server = server
+        self.control: dict[str, Callable[[Buffer, Headers], Awaitable[Parts]]] = {
+            path: partial(self._control, rpc) for path, rpc in CONTROL_RPCS.items()
+        }
+        self._restricted = restricted or {}
+        self._forwarded = _compile(forward_pattern)
+        self._accepting = True
+
+    def refuse_new_calls(self) -> None:
+        """From now on every new call is told that the server shuts down."""
+        self._accepting = False
+
+    def infer(self, body: Buffer, headers: Headers, done: Callable[[Parts | ServerError], None]) -> Request:
+        """ModelInfer. Raises when the request is refused; else ``done`` is called later, once.
+
+        The request that is returned is for ``server.cancel``, should the client go away.
+        """
+        self._admit("inference", headers)
+        message, raw = parse_request(body)
+        model = self.server.model(message.model_name, message.model_version)
+        if model.decoupled:
+            raise ServerError(
+                Code.UNSUPPORTED, "ModelInfer RPC doesn't support models with decoupled transaction policy"
+            )
+
+        def respond(reply: Reply, response: Response) -> None:
+            if response.error is not None:
+                done(response.error)
+                return
+            try:
+                done(single_answer(response, reply))
+            except ServerError as error:
+                # As data: its traceback would keep this frame, and so the tensors, in a cycle.
+                done(error.with_traceback(None))
+
+        return self.submit(message, raw, model, headers, respond)
+
+    def open_stream(
+        self, headers: Headers, send: Callable[[Parts], None], end: Callable[[ServerError | None], None]
+    ) -> InferStream:
+        """ModelStreamInfer. Raises when the call is refused."""
+        self._admit("inference", headers)
+        return InferStream(self, headers, send, end)
+
+    def submit(
+        self, message: Any, raw: Any, model: Model, headers: Headers, respond: Callable[[Reply, Response], None]
+    ) -> Request:
+        """Hand a parsed request for ``model`` to the core. Raises when it is refused."""
+        reply = Reply(model, message.model_version)
+        version = model.version if message.model_version else -1
+        request = decode_request(message, raw, version, reply, partial(respond, reply))
+        if self._forwarded is not None:
+            self._forward(headers, request)
+        self.server.infer(request)
+        return request
+
+    async def _control(self, rpc: ControlRpc, body: Buffer, headers: Headers) -> Parts:
+        self._admit(rpc.category, headers)
+        message = await rpc.answer(self.server, parse(rpc.request, body))
+        return [message.SerializeToString()]
+
+    def _admit(self, category: str, headers: Headers) -> None:
+        if not self._accepting:
+            raise ServerError(Code.UNAVAILABLE, _SHUTTING_DOWN)
+        if category in self._restricted:
+            key, value = self._restricted[category]
+            key = f"{_RESTRICTED_PREFIX}{key}".lower()
+            if (key, value) not in headers():
+                raise ServerError(Code.UNAVAILABLE, f"This protocol is restricted, expecting header '{key}'")
+
+    def _forward(self, headers: Headers, request: Request) -> None:
+        assert self._forwarded is not None
+        for key, value in headers():
+            if not self._forwarded.search(key):
+                continue
+            if key in RESERVED_PARAMETERS or key.startswith("triton_"):
+                raise ServerError(
+                    Code.INVALID_ARG, f"Header '{key}' is reserved for Triton usage and cannot be forwarded."
+                )
+            if request.parameters is None:
+                request.parameters = {}
+            request.parameters[key] = value if isinstance(value, str) else value.decode("latin-1")
+
+
+def _compile(pattern: str) -> re.Pattern[str] | None:
+    """The pattern matches whatever the case, unless it opens with RE2's way of saying otherwise."""
+    if not pattern:
+        return None
+    if pattern.startswith("(?-i)"):
+        return re.compile(pattern[len("(?-i)") :])
+    return re.compile(pattern, re.IGNORECASE)

@@ -1,0 +1,102 @@
+"""Tensor bytes past protobuf: the raw contents of requests and responses, read and written on the wire itself.
+
+The protobuf runtime copies each ``bytes`` field into its own memory and once more when it is read or written:
+for 16 MB this takes 16 ms, while finding the bytes takes one microsecond. So the raw contents of a
+request are cut out of the body as views before the rest is parsed, and those of a response are appended as
+they are behind the serialized rest, which the encoding allows: fields may come in any order.
+
+A field on the wire (of the one type that matters here, length-delimited)::
+
+    tag = number << 3 | 2   one byte for numbers below 16
+    length                  varint: seven bits a byte, lowest first, the high bit set on all but the last
+    content                 length bytes
+
+See also: ``codec`` and ``reply``, the users of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "Buffer",
+    "Parts",
+    "RAW_OUTPUT_TAG",
+    "STREAMED_RESPONSE_TAG",
+    "cut_raw_inputs",
+    "field_header",
+    "total_bytes",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+Parts = list[Buffer]
+"""A serialized message in pieces, for the transport to write one after the other."""
+
+_LENGTH_DELIMITED = 2
+_RAW_INPUT_TAG = 7 << 3 | _LENGTH_DELIMITED  # ModelInferRequest.raw_input_contents
+RAW_OUTPUT_TAG = 6 << 3 | _LENGTH_DELIMITED  # ModelInferResponse.raw_output_contents
+STREAMED_RESPONSE_TAG = 2 << 3 | _LENGTH_DELIMITED  # ModelStreamInferResponse.infer_response
+
+_MAX_RAW_INPUTS = 4096
+
+
+def cut_raw_inputs(body: Buffer) -> tuple[Buffer, Sequence[memoryview]]:
+    """Split a serialized ModelInferRequest into what protobuf shall parse and its raw input contents.
+
+    A body that holds anything unusual is left whole, for protobuf to read or refuse: unknown fields, lengths beyond
+    its end, or so many raw contents that the views would weigh more than the bytes.
+    """
+    whole = memoryview(body)
+    end = len(body)
+    raw: list[memoryview] = []
+    rest: list[memoryview] = []
+    position = kept = 0
+    while position < end:
+        start = position
+        tag = body[start]
+        position += 1
+        if tag > 0x7F or tag & 7 != _LENGTH_DELIMITED or position == end:
+            return body, ()
+        length = body[position]
+        position += 1
+        if length > 0x7F:
+            length &= 0x7F
+            for shift in (7, 14, 21, 28):
+                if position == end:
+                    return body, ()
+                byte = body[position]
+                position += 1
+                length |= (byte & 0x7F) << shift
+                if byte <= 0x7F:
+                    break
+            else:
+                return body, ()
+        content = position
+        position += length
+        if position > end or len(raw) == _MAX_RAW_INPUTS:
+            return body, ()
+        if tag == _RAW_INPUT_TAG:
+            raw.append(whole[content:position])
+            if kept < start:
+                rest.append(whole[kept:start])
+            kept = position
+    if not raw:
+        return body, ()
+    if kept < end:
+        rest.append(whole[kept:])
+    return b"".join(rest), raw
+
+
+def field_header(tag: int, length: int) -> bytes:
+    """What precedes the content of a length-delimited field."""
+    header = bytearray((tag,))
+    while length > 0x7F:
+        header.append(length & 0x7F | 0x80)
+        length >>= 7
+    header.append(length)
+    return bytes(header)
+
+
+def total_bytes(parts: Iterable[Buffer]) -> int:
+    return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)

@@ -1,0 +1,110 @@
+"""The head of an HTTP request: request line and headers, parsed once per distinct sequence of bytes.
+
+A client repeats itself: of a keep-alive connection's requests most have the same head, byte for byte. What a head means
+follows from its bytes alone, so it is parsed by httptools the first time and looked up afterwards, which costs a
+fiftieth. Heads longer than ``_MEMO_NBYTES`` are parsed each time; the memo starts anew when it is full.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+__all__ = ["BadHead", "Head", "HeadReader", "MAX_HEAD_NBYTES"]
+
+MAX_HEAD_NBYTES = 256 << 10
+_MAX_LINE_NBYTES = 64 << 10
+_MEMO_NBYTES = 2048
+_MEMO_ENTRIES = 1024
+
+
+class BadHead(Exception):
+    """Not HTTP, or not HTTP that can be answered: the connection is closed."""
+
+
+class Head:
+    """What one head says. Immutable once read; shared by every request that has the same."""
+
+    __slots__ = (
+        "method",
+        "path",
+        "headers",
+        "keep_alive",
+        "http_1_0",
+        "content_length",
+        "chunked",
+        "expects_continue",
+        "json_length",
+        "content_encoding",
+        "target",
+    )
+
+    def __init__(self, data: bytes) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.path = b""
+        self.content_length = 0
+        self.chunked = False
+        self.expects_continue = False
+        self.json_length: bytes | None = None
+        self.content_encoding = b""
+        self.target: object = None  # the route, filled in by the connection
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise BadHead("an upgrade is not supported") from None
+        except httptools.HttpParserError as error:
+            raise BadHead(str(error)) from None
+        self.method: bytes = parser.get_method()
+        self.http_1_0: bool = parser.get_http_version() == "1.0"
+        self.keep_alive: bool = parser.should_keep_alive() or self._asked_to_keep_alive()
+
+    # -- called by httptools
+
+    def on_url(self, url: bytes) -> None:
+        self.path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(value) > _MAX_LINE_NBYTES:
+            raise BadHead("a header line is too long")
+        self.headers.append((name, value))
+        key = name.lower()
+        if key == b"content-length":
+            if not value.isdigit():
+                raise BadHead("Content-Length is no number")
+            self.content_length = int(value)
+        elif key == b"transfer-encoding":
+            self.chunked = value.lower().endswith(b"chunked")
+        elif key == b"inference-header-content-length":
+            self.json_length = value
+        elif key == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+        elif key == b"content-encoding":
+            self.content_encoding = value
+
+    def on_headers_complete(self) -> None:
+        # An absolute-form target names the server first.
+        if self.path.startswith(b"http://"):
+            self.path = b"/" + self.path[7:].partition(b"/")[2]
+        self.path = self.path.partition(b"?")[0]
+
+    def _asked_to_keep_alive(self) -> bool:
+        """Before the body is there, httptools calls no HTTP/1.0 request persistent."""
+        return any(name.lower() == b"connection" and value.lower() == b"keep-alive" for name, value in self.headers)
+
+
+class HeadReader:
+    """Heads by their bytes."""
+
+    def __init__(self) -> None:
+        self._memo: dict[bytes, Head] = {}
+
+    def read(self, data: bytes) -> Head:
+        """The head that ``data`` is, from request line to empty line. Raises :class:`BadHead`."""
+        head = self._memo.get(data)
+        if head is None:
+            head = Head(data)
+            if len(data) <= _MEMO_NBYTES:
+                if len(self._memo) >= _MEMO_ENTRIES:
+                    self._memo.clear()
+                self._memo[data] = head
+        return head

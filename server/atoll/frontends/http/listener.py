@@ -1,0 +1,83 @@
+"""The HTTP frontend: accepts connections on one address and owns what they share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from atoll.errors import Code, ServerError
+from atoll.frontends.http.codec import DEFAULT_MAX_INPUT_NBYTES, InferCodec
+from atoll.frontends.http.connection import Connection
+from atoll.frontends.http.head import HeadReader
+
+if TYPE_CHECKING:
+    from atoll.core.model import Model
+    from atoll.core.server import Server
+
+__all__ = ["HttpFrontend", "HttpOptions"]
+
+_RECEIVE_NBYTES = 256 << 10
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """Settings of the HTTP frontend, named after the flags; ``max_input_size`` in bytes."""
+
+    address: str = "0.0.0.0"
+    port: int = 8000
+    reuse_port: bool = False
+    max_input_size: int = DEFAULT_MAX_INPUT_NBYTES
+
+
+class HttpFrontend:
+    """The v2 protocol over HTTP. ``port`` is the one listened on, once started."""
+
+    def __init__(self, server: Server, options: HttpOptions) -> None:
+        self.server = server
+        self.options = options
+        self.port = options.port
+        self.connections: set[Connection] = set()
+        self.heads = HeadReader()
+        self.receive_buffer = memoryview(bytearray(_RECEIVE_NBYTES))
+        self._codecs: dict[tuple[str, int], tuple[Model, InferCodec]] = {}
+        self._listener: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises ServerError UNAVAILABLE when the port is taken."""
+        options = self.options
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self),
+                options.address,
+                options.port,
+                reuse_port=options.reuse_port,
+                backlog=_BACKLOG,
+            )
+        except OSError as error:
+            raise ServerError(
+                Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use "
+            ) from error
+        listening = self._listener.sockets[0]
+        self.port = listening.getsockname()[1]
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Refuse new connections and end those that are open, each after its request in progress."""
+        if self._listener is None:
+            return True
+        self._listener.close()
+        for connection in list(self.connections):
+            connection.close_when_idle()
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        return not self.connections
+
+    def codec(self, model: Model) -> InferCodec:
+        """The codec of a model version; a reloaded one gets its own."""
+        key = (model.name, model.version)
+        known = self._codecs.get(key)
+        if known is None or known[0] is not model:
+            known = self._codecs[key] = (model, InferCodec(model, max_input_nbytes=self.options.max_input_size))
+        return known[1]

@@ -1,0 +1,135 @@
+"""Which request goes where: the paths of the v2 protocol, and what answers those that are not ``infer``.
+
+A path is matched whole; there is no trailing slash and no percent-decoding, as in the original.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from atoll.errors import HTTP_STATUS, Code, ServerError
+from atoll.frontends.http.codec import JSON
+from atoll.frontends.http.json_reader import read_json
+
+if TYPE_CHECKING:
+    from atoll.core.server import Server
+
+__all__ = ["Answer", "Route", "TEXT", "error_answer", "find_route"]
+
+TEXT = b"text/plain"
+
+
+class Answer(NamedTuple):
+    """A complete response without tensors."""
+
+    status: int
+    content_type: bytes
+    body: bytes = b""
+
+
+class Route(NamedTuple):
+    """Where a path leads. ``answer`` is None for infer, which the connection handles itself."""
+
+    methods: tuple[bytes, ...]
+    content_type: bytes
+    """Of the answer to a wrong method, and of errors."""
+    answer: Callable[[Server, Route, bytes], Answer] | None
+    model: str = ""
+    version: str = ""
+
+
+def error_answer(error: ServerError, content_type: bytes) -> Answer:
+    body = b'{"error":%b}' % orjson.dumps(error.message.encode("utf-8", "backslashreplace").decode())
+    return Answer(HTTP_STATUS[error.code], content_type, body)
+
+
+def _health(check: Callable[[Server], bool]) -> Callable[[Server, Route, bytes], Answer]:
+    return lambda server, route, body: Answer(200 if check(server) else 400, TEXT)
+
+
+def _server_metadata(server: Server, route: Route, body: bytes) -> Answer:
+    return _json({"name": server.name, "version": server.version, "extensions": server.EXTENSIONS})
+
+
+def _model_ready(server: Server, route: Route, body: bytes) -> Answer:
+    if server.is_model_ready(route.model, route.version):
+        return Answer(200, TEXT)
+    server.model(route.model, route.version)  # says that there is none, if so
+    return Answer(400, TEXT, b'{"error":"Model version not ready"}')
+
+
+def _model_metadata(server: Server, route: Route, body: bytes) -> Answer:
+    model = server.model(route.model, route.version)
+    metadata = model.metadata
+    if route.version:
+        metadata = {**metadata, "versions": [str(model.version)]}
+    return _json(metadata)
+
+
+def _model_config(server: Server, route: Route, body: bytes) -> Answer:
+    return _json(server.model(route.model, route.version).config)
+
+
+def _statistics(server: Server, route: Route, body: bytes) -> Answer:
+    return _json({"model_stats": server.statistics(route.model, route.version)})
+
+
+def _index(server: Server, route: Route, body: bytes) -> Answer:
+    ready: Any = False
+    if body:
+        document = read_json(body)
+        if isinstance(document, dict):
+            ready = document.get("ready", False)
+    if type(ready) is not bool:
+        raise ServerError(Code.INVALID_ARG, "Invalid value for 'ready': expected a boolean")
+    return _json(server.index(ready))
+
+
+def _not_yet(server: Server, route: Route, body: bytes) -> Answer:
+    raise ServerError(Code.UNSUPPORTED, "This endpoint is not supported by this version of the server yet")
+
+
+def _json(value: Any) -> Answer:
+    return Answer(200, JSON, orjson.dumps(value))
+
+
+_GET, _POST = (b"GET",), (b"POST",)
+_MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
+
+_ROUTES: list[tuple[re.Pattern[str], Route]] = [
+    (re.compile(pattern), Route(methods, content_type, answer))
+    for pattern, methods, content_type, answer in [
+        (_MODEL + "/infer", _POST, TEXT, None),
+        ("/v2", _GET, JSON, _server_metadata),
+        ("/v2/health/live", _GET, TEXT, _health(lambda server: server.is_live())),
+        ("/v2/health/ready", _GET, TEXT, _health(lambda server: server.is_ready())),
+        ("/v2/models/stats", _GET, JSON, _statistics),
+        (_MODEL, _GET, JSON, _model_metadata),
+        (_MODEL + "/ready", _GET, TEXT, _model_ready),
+        (_MODEL + "/config", _GET, JSON, _model_config),
+        (_MODEL + "/stats", _GET, JSON, _statistics),
+        ("/v2/repository(?:/[^/]+)?/index", _POST, JSON, _index),
+        (_MODEL + "/(?:generate|generate_stream)", _POST, JSON, _not_yet),
+        ("/v2/repository(?:/[^/]+)?/models/[^/]+/(?:load|unload)", _POST, JSON, _not_yet),
+        ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", _GET, JSON, _not_yet),
+        ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)", _POST, JSON, _not_yet),
+        ("/v2(?:/models/[^/]+)?/trace/setting", (b"GET", b"POST"), JSON, _not_yet),
+        ("/v2/logging", (b"GET", b"POST"), JSON, _not_yet),
+    ]
+]
+
+
+def find_route(method: bytes, path: bytes) -> Route | Answer:
+    """The route of a request, or the answer to one that has none."""
+    text = path.decode("utf-8", "surrogateescape")
+    for pattern, route in _ROUTES:
+        match = pattern.fullmatch(text)
+        if match is not None:
+            if method not in route.methods:
+                return Answer(405, route.content_type, b'{"error":"Method Not Allowed"}')
+            return route._replace(**{key: value or "" for key, value in match.groupdict().items()})
+    return Answer(404, TEXT, b'{"error":"Not Found"}')

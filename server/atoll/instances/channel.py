@@ -1,0 +1,205 @@
+"""The supervisor's end of the channel to one stub, and the account of blocks that are out there.
+
+What is counted, all by Python references (a block is given back when its last reference goes):
+
+* ``_held``: blocks this stub may be reading (it was sent a reference and has not released it). They live until the
+  stub's release or death.
+* a block that this stub owns is a :class:`~atoll_ipc.memory.Block` whose owner is the channel: when its last reference
+  here goes, the stub is told with the next message, or soon after when there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from atoll_ipc.dtypes import BY_CODE, BY_NAME
+from atoll_ipc.memory import Block, Chunk, Slice
+from atoll_ipc.wire import FrameReader, Kind, pack, receive_chunk, send_chunk
+
+from atoll.inference import Tensor
+
+__all__ = ["Channel", "StubChunk"]
+
+_log = logging.getLogger(__name__)
+
+_FREE_DELAY_S = 0.02
+
+Message = list[Any]
+Key = tuple[int, int]
+
+
+class StubChunk:
+    """A chunk that a stub owns, mapped for reading. Those who know it are told when it is gone."""
+
+    def __init__(self, chunk_id: int, nbytes: int, fd: int) -> None:
+        self.id = chunk_id
+        self.nbytes = nbytes
+        self.fd = fd
+        self.map = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
+        self.bytes = np.frombuffer(self.map, dtype=np.uint8)
+
+    def __del__(self) -> None:
+        fd = getattr(self, "fd", -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+class Channel(asyncio.Protocol):
+    """Messages to and from one stub. ``on_message`` and ``on_closed`` are called on the event loop."""
+
+    def __init__(
+        self, lane: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[], None]
+    ) -> None:
+        lane.setblocking(False)  # a chunk comes over the lane before the message that names it
+        self._lane = lane
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._frames = FrameReader()
+        self._transport: asyncio.WriteTransport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._known_chunks: set[int] = set()
+        self._chunks: dict[int, StubChunk] = {}
+        self._held: dict[Key, list[Block]] = {}
+        self._freed: list[Key] = []
+        self._free_timer: asyncio.TimerHandle | None = None
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for message in self._frames.feed(data):
+                self._on_message(message)
+        except (ValueError, LookupError, TypeError, OSError, EOFError) as error:
+            _log.exception(f"a stub sent a message that makes no sense ({error}); it is ended")
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._held.clear()
+        if self._free_timer is not None:
+            self._free_timer.cancel()
+        self._lane.close()
+        self._on_closed()
+
+    # -- sending
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
+    def send(self, message: Message) -> None:
+        if self._transport is not None:
+            self._transport.write(pack(message))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()  # type: ignore[attr-defined]
+
+    def take_freed(self) -> list[Key]:
+        """Blocks of the stub's own that nobody reads any more; they go into the next message."""
+        freed = self._freed
+        if freed:
+            self._freed = []
+        return freed
+
+    # -- tensors
+
+    def describe(self, tensor: Tensor) -> list[Any]:
+        """A tensor as it goes to this stub; a block it refers to is held for the stub from now on."""
+        data = tensor.data
+        if type(data) is Slice:
+            block = data.block
+            chunk = block.chunk
+            if chunk.id not in self._known_chunks:
+                self._share(chunk)
+            self._held.setdefault(block.key, []).append(block)
+            data = [chunk.id, block.start, block.nbytes, data.offset, data.nbytes]  # type: ignore[assignment]
+        return [tensor.name, BY_NAME[tensor.datatype].code, tensor.shape, data]
+
+    def tensors(self, wire_tensors: list[list[Any]]) -> list[Tensor]:
+        """Tensors as the stub described them."""
+        return [
+            Tensor(name, BY_CODE[code].name, shape, data if type(data) is bytes else self._slice(data))
+            for name, code, shape, data in wire_tensors
+        ]
+
+    def release(self, keys: list[list[int]]) -> None:
+        """The stub no longer reads these blocks of others."""
+        for chunk_id, start in keys:
+            blocks = self._held.get((chunk_id, start))
+            if blocks:
+                blocks.pop()
+                if not blocks:
+                    del self._held[(chunk_id, start)]
+
+    def gone(self, chunk_ids: list[int]) -> None:
+        """The stub gave these chunks of its own back."""
+        for chunk_id in chunk_ids:
+            self._chunks.pop(chunk_id, None)
+
+    @property
+    def chunk_ids(self) -> list[int]:
+        """The stub's own chunks, as far as they were seen here."""
+        return list(self._chunks)
+
+    def forget(self, chunk_ids: list[int]) -> None:
+        """Chunks that this stub may have mapped are gone."""
+        known = [chunk_id for chunk_id in chunk_ids if chunk_id in self._known_chunks]
+        if known:
+            self._known_chunks.difference_update(known)
+            self.send([Kind.FORGET, known])
+
+    @property
+    def held_blocks(self) -> int:
+        return sum(map(len, self._held.values()))
+
+    def _slice(self, reference: list[int]) -> Slice:
+        chunk_id, start, length, offset, nbytes = reference
+        blocks = self._held.get((chunk_id, start))
+        if blocks is not None:
+            # Passed on by reference: the bytes of somebody else's block, which this stub was given to read.
+            block = blocks[-1]
+        else:
+            chunk = self._chunks.get(chunk_id)
+            while chunk is None:
+                received = StubChunk(*receive_chunk(self._lane))
+                self._chunks[received.id] = received
+                chunk = self._chunks.get(chunk_id)
+            block = Block(chunk, start, length, self)
+        if not block.start <= offset <= offset + nbytes <= block.start + block.nbytes <= block.chunk.nbytes:
+            raise ValueError(f"a block reference outside its block: {reference}")
+        return Slice(block, offset, nbytes)
+
+    def _share(self, chunk: Chunk | StubChunk) -> None:
+        self._known_chunks.add(chunk.id)
+        send_chunk(self._lane, chunk.id, chunk.nbytes, chunk.fd)
+
+    # -- blocks of the stub's own, as their owner
+
+    def give_back(self, block: Block) -> None:
+        """Called by a block's finalizer."""
+        if self._transport is None:
+            return
+        self._freed.append(block.key)
+        if self._free_timer is None:
+            self._free_timer = self._loop.call_later(_FREE_DELAY_S, self._send_freed)
+
+    def _send_freed(self) -> None:
+        self._free_timer = None
+        if self._freed:
+            self.send([Kind.FREE, self.take_freed()])

@@ -1,0 +1,182 @@
+"""The metrics that every server shows: those of its models, of the machine, and of the (absent) pinned pool.
+
+:class:`Metrics` is one server's: the core adds a model version when it is loaded and removes it when it is gone; the
+metrics frontend shows ``page()``. Custom metrics of models join through ``registry``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from atoll.observe.exposition import Collector, Family, Registry, label_text
+from atoll.observe.statistics import Failure, ModelStatistics
+
+__all__ = ["Metrics", "MetricsOptions", "ModelSeries"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsOptions:
+    """What the page shows, and how often the machine is looked at."""
+
+    counter_latencies: bool = True
+    cpu: bool = True
+    interval_s: float = 2.0
+    pinned_pool_nbytes: int = 256 << 20
+
+
+class ModelSeries:
+    """One loaded version on the page: its labels, written once, and the statistics they belong to."""
+
+    __slots__ = ("key", "labels", "reason_labels", "statistics")
+
+    def __init__(self, name: str, version: int, statistics: ModelStatistics, tags: Mapping[str, str]) -> None:
+        self.key = (name, version)
+        self.statistics = statistics
+        labels = {"model": name, "version": str(version)}
+        labels.update((f"_{key}", value) for key, value in tags.items())
+        self.labels = label_text(labels)
+        self.reason_labels = tuple(label_text({**labels, "reason": reason.name}) for reason in Failure)
+
+
+class Metrics:
+    """The metrics of one server."""
+
+    def __init__(self, options: MetricsOptions | None = None, extra: Iterable[Collector] = ()) -> None:
+        self.registry = Registry()
+        self._options = options or MetricsOptions()
+        self._models: dict[tuple[str, int], ModelSeries] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._cpu: tuple[float, int, int] = (0.0, 0, 0)
+        self.registry.register(self._collect_models)
+        self.registry.register(self._collect_machine)
+        for collector in extra:
+            self.registry.register(collector)
+        self.refresh()
+
+    def page(self) -> str:
+        return self.registry.page()
+
+    def add_model(
+        self, name: str, version: int, statistics: ModelStatistics, tags: Mapping[str, str] | None = None
+    ) -> ModelSeries:
+        """Show a version from now on; ``tags`` are the ``metric_tags`` of its configuration."""
+        series = ModelSeries(name, version, statistics, tags or {})
+        self._models[series.key] = series
+        return series
+
+    def remove_model(self, series: ModelSeries) -> None:
+        """Show a version no longer. After a reload the newer one, which took its place, stays."""
+        if self._models.get(series.key) is series:
+            del self._models[series.key]
+
+    def start(self) -> None:
+        """Look at the machine again and again, on the running loop, until :meth:`stop`."""
+        self.refresh()
+        self._timer = asyncio.get_running_loop().call_later(self._options.interval_s, self.start)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def refresh(self) -> None:
+        """Look at the machine now."""
+        if self._options.cpu:
+            memory = psutil.virtual_memory()
+            self._cpu = (psutil.cpu_percent() / 100, memory.total, memory.used)
+
+    def _collect_models(self) -> Iterable[Family]:
+        success = Family(
+            "nv_inference_request_success", "counter", "Number of successful inference requests, all batch sizes"
+        )
+        failure = Family(
+            "nv_inference_request_failure", "counter", "Number of failed inference requests, all batch sizes"
+        )
+        count = Family(
+            "nv_inference_count",
+            "counter",
+            "Number of inferences performed (does not include cached requests)",
+        )
+        execution = Family(
+            "nv_inference_exec_count",
+            "counter",
+            "Number of model executions performed (does not include cached requests)",
+        )
+        pending = Family(
+            "nv_inference_pending_request_count",
+            "gauge",
+            "Instantaneous number of pending requests awaiting execution per-model.",
+        )
+        load = Family("nv_model_load_duration_secs", "gauge", "Model load time in seconds")
+        for series in self._models.values():
+            labels, statistics = series.labels, series.statistics
+            success.add(labels, statistics.success.count)
+            for reason_labels, failures in zip(series.reason_labels, statistics.failures, strict=True):
+                failure.add(reason_labels, failures)
+            count.add(labels, statistics.inference_count)
+            execution.add(labels, statistics.execution_count)
+            pending.add(labels, statistics.pending)
+            load.add(labels, statistics.load_duration_s)
+        durations = self._collect_durations() if self._options.counter_latencies else ()
+        return (success, failure, count, execution, *durations, pending, load)
+
+    def _collect_durations(self) -> Iterable[Family]:
+        request = Family(
+            "nv_inference_request_duration_us",
+            "counter",
+            "Cumulative inference request duration in microseconds (includes cached requests)",
+        )
+        queue = Family(
+            "nv_inference_queue_duration_us",
+            "counter",
+            "Cumulative inference queuing duration in microseconds (includes cached requests)",
+        )
+        compute_input = Family(
+            "nv_inference_compute_input_duration_us",
+            "counter",
+            "Cumulative compute input duration in microseconds (does not include cached requests)",
+        )
+        compute_infer = Family(
+            "nv_inference_compute_infer_duration_us",
+            "counter",
+            "Cumulative compute inference duration in microseconds (does not include cached requests)",
+        )
+        compute_output = Family(
+            "nv_inference_compute_output_duration_us",
+            "counter",
+            "Cumulative inference compute output duration in microseconds (does not include cached requests)",
+        )
+        for series in self._models.values():
+            labels, statistics = series.labels, series.statistics
+            request.add(labels, statistics.success.ns // 1000)
+            queue.add(labels, statistics.queue.ns // 1000)
+            compute_input.add(labels, statistics.compute_input.ns // 1000)
+            compute_infer.add(labels, statistics.compute_infer.ns // 1000)
+            compute_output.add(labels, statistics.compute_output.ns // 1000)
+        return request, queue, compute_input, compute_infer, compute_output
+
+    def _collect_machine(self) -> Iterable[Family]:
+        gauges: list[tuple[str, str, int | float]] = [
+            # There is no pinned pool here. Dashboards made for the original divide by its size.
+            (
+                "nv_pinned_memory_pool_total_bytes",
+                "Pinned memory pool total memory size, in bytes",
+                self._options.pinned_pool_nbytes,
+            ),
+            ("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes", 0),
+        ]
+        if self._options.cpu:
+            utilization, total, used = self._cpu
+            gauges += [
+                ("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", utilization),
+                ("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", total),
+                ("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", used),
+            ]
+        for name, help_text, value in gauges:
+            family = Family(name, "gauge", help_text)
+            family.add("", value)
+            yield family

@@ -1,0 +1,106 @@
+"""Feeds the instances of one model from its queue.
+
+An instance that finishes should find its next batch already in its channel, since a round trip to the supervisor
+costs more than a small model's execution. So one batch is sent ahead, but only while every instance is busy, the
+instance's executions are short, and the current one is not late: a slow model never holds a request that another
+instance could have taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+
+from atoll.inference import Request
+from atoll.instances.instance import Instance, State
+from atoll.scheduling.queues import Queue
+
+__all__ = ["Dispatcher"]
+
+_SHORT_EXECUTION_NS = 1_000_000
+
+
+class Dispatcher:
+    """The shell around a :class:`~atoll.scheduling.queues.Queue`."""
+
+    def __init__(self, queue: Queue, instances: list[Instance]) -> None:
+        self.queue = queue
+        self.instances = instances
+        self._idle: collections.deque[Instance] = collections.deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def submit(self, request: Request) -> None:
+        request.queued_ns = time.monotonic_ns()
+        self.queue.push(request)
+        self.pump()
+
+    def give_back(self, requests: list[Request]) -> None:
+        """Requests that an instance took with it to the grave before it started them."""
+        self.queue.push_front(requests)
+        self.pump()
+
+    def freed(self, instance: Instance) -> None:
+        """An instance came up, or finished an execution."""
+        if self.queue and instance.executions:
+            self._send_ahead(instance, time.monotonic_ns())
+        if not instance.executions and instance not in self._idle:
+            self._idle.append(instance)
+        if self.queue:
+            self.pump()
+
+    def pump(self) -> None:
+        """Hand out what may run now."""
+        queue = self.queue
+        now = time.monotonic_ns()
+        while queue:
+            instance = self._idle_instance()
+            if instance is None:
+                if not any(self._send_ahead(busy, now) for busy in self.instances):
+                    return
+                continue
+            batch = queue.next_batch(now)
+            if batch is None:
+                self._idle.appendleft(instance)
+                self._wake_at(queue.wake_ns(), now)
+                return
+            instance.execute(batch)
+
+    def _idle_instance(self) -> Instance | None:
+        while self._idle:
+            instance = self._idle.popleft()
+            if instance.state is State.READY and not instance.executions:
+                return instance
+        return None
+
+    def _send_ahead(self, instance: Instance, now: int) -> bool:
+        if (
+            not self.queue.sends_ahead
+            or len(instance.executions) != 1
+            or instance.state is not State.READY
+            or not 0 < instance.recent_execution_ns < _SHORT_EXECUTION_NS
+            or now - instance.executions[0].sent_ns > _SHORT_EXECUTION_NS
+        ):
+            return False
+        batch = self.queue.next_batch(now)
+        if batch is None:
+            return False
+        instance.execute(batch)
+        return True
+
+    def _wake_at(self, wake_ns: int | None, now: int) -> None:
+        if wake_ns is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(max(0, wake_ns - now) / 1e9, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.pump()
+
+    def stop(self) -> list[Request]:
+        """Nothing is handed out any more; returns what still waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return self.queue.drain()

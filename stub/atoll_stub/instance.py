@@ -1,0 +1,147 @@
+"""The loop of one model instance: commands come in over the channel, results go out."""
+
+import os
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from atoll_ipc.memory import OutOfSharedMemory
+from atoll_ipc.wire import Kind
+from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonError, TritonModelException
+from triton_python_backend_utils._errors import ErrorCode
+from triton_python_backend_utils._host import set_host
+
+from atoll_stub.channel import Channel
+from atoll_stub.memory import Lease
+from atoll_stub.model import Model, WrongReturn, render_exception
+
+__all__ = ["Instance"]
+
+_now = time.monotonic_ns
+
+
+class Instance:
+    """Runs one model and is the host its ``pb_utils`` calls reach."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.model_dir = ""
+        self._channel = channel
+        self._store = channel.store
+        self._model: Optional[Model] = None
+        self._outputs: List[str] = []
+        self._executing = False
+
+    def run(self) -> None:
+        """Until FINALIZE, or EOFError when the supervisor is gone."""
+        while True:
+            message = self._channel.next_command()
+            kind = message[0]
+            if kind == Kind.EXECUTE:
+                self._channel.send(self._execute(message))
+            elif kind == Kind.LOAD:
+                error = self._load(message[1])
+                self._channel.send([Kind.LOADED, error])
+                if error is not None:
+                    return
+            elif kind == Kind.FINALIZE:
+                self._finalize()
+                return
+
+    def _load(self, settings: Dict[str, Any]) -> Optional[str]:
+        self.model_dir = settings["version_dir"]
+        self._outputs = settings["outputs"]
+        path = os.path.join(self.model_dir, settings["filename"])
+        if not os.path.isfile(path):
+            return f"Failed to preinitialize Python stub: Python model file not found in '{path}'"
+        set_host(self)
+        try:
+            args = settings["args"]
+            self._model = Model(path, self.model_dir, args["model_repository"], args["model_version"])
+            self._model.initialize(args)
+        except BaseException as error:
+            return render_exception(error)
+        self._executing = True
+        return None
+
+    def _finalize(self) -> None:
+        self._executing = False
+        assert self._model is not None
+        try:
+            self._model.finalize()
+        except BaseException as error:
+            print(f"Failed to finalize the model: {render_exception(error)}", flush=True)
+
+    # -- execute
+
+    def _execute(self, message: List[Any]) -> List[Any]:
+        """The message that answers an EXECUTE. Nothing of the batch is referred to when it returns."""
+        received = _now()
+        requests = self._requests(message[2])
+        assert self._model is not None
+        try:
+            started = _now()
+            responses = self._model.execute(requests)
+            done = _now()
+            results = [
+                self._response(response, request._requested_output_names)
+                for response, request in zip(responses, requests)
+            ]
+        except BaseException as error:
+            text = str(error) if isinstance(error, (WrongReturn, OutOfSharedMemory)) else render_exception(error)
+            del error
+            requests = responses = None  # type: ignore[assignment]
+            return [Kind.FAILED, message[1], text, self._store.take_released()]
+        # Leases end here, before the message goes out: the next request finds the blocks free.
+        requests = responses = response = request = None  # type: ignore[assignment]
+        times = (started - received, done - started, _now() - done)
+        return [Kind.RESULT, message[1], results, self._store.take_released(), times]
+
+    def _requests(self, wire_requests: List[List[Any]]) -> List[InferenceRequest]:
+        leases: Dict[Tuple[int, int], Lease] = {}
+        return [
+            InferenceRequest._received(fields, self._tensors(fields[6], leases), self._outputs)
+            for fields in wire_requests
+        ]
+
+    def _tensors(self, wire_tensors: List[List[Any]], leases: Dict[Tuple[int, int], Lease]) -> List[Tensor]:
+        received = Tensor._received
+        return [
+            received(name, code, shape, data if type(data) is bytes else self._store.open(leases, data))
+            for name, code, shape, data in wire_tensors
+        ]
+
+    def _response(self, response: InferenceResponse, requested: Any) -> List[Any]:
+        error = response._error
+        if error is not None:
+            return [[], [int(error.code()), error.message()], None]
+        store = self._store
+        # Filtering changes the response object itself, as in the original.
+        response._output_tensors = [tensor for tensor in response._output_tensors if tensor._name in requested]
+        return [[tensor._transmit(store) for tensor in response._output_tensors], None, response._parameters]
+
+    # -- BLS
+
+    def infer(self, request: InferenceRequest) -> InferenceResponse:
+        """Execute a request on another model and wait."""
+        if not self._executing:
+            raise TritonModelException("BLS is only supported during the 'execute' function.")
+        try:
+            fields = [
+                request._request_id,
+                request._correlation_id,
+                request._flags,
+                request._timeout,
+                request._parameters,
+                request._requested_output_names,
+                [tensor._transmit(self._store) for tensor in request._inputs],
+                request._model_name,
+                request._model_version,
+            ]
+        except OutOfSharedMemory as error:
+            return InferenceResponse(error=TritonError(str(error)))
+        _, _, (outputs, error_fields, parameters), _ = self._channel.call(Kind.INFER, fields)
+        if error_fields is not None:
+            code, text = error_fields
+            response = InferenceResponse(error=TritonError(text, ErrorCode(code)))
+            response._parameters = ""  # type: ignore[assignment]  # as the original answers errors
+            return response
+        return InferenceResponse(self._tensors(outputs, {}), parameters=parameters)

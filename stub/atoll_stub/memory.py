@@ -1,0 +1,194 @@
+"""The stub's view of shared memory: its own arena for what it sends, private mappings of what it receives.
+
+Rules:
+
+1. What others own is mapped ``MAP_PRIVATE``: a model reads in place, and what it writes stays its own, because the
+   kernel copies the page at the first write.
+2. A received block is *leased*. The lease ends when the last view of the block dies; its pages are then dropped
+   (``MADV_DONTNEED``), or the next request in that block would show through the pages written now; only then is the
+   block released to the supervisor.
+3. One lease per block at a time. A block that is sent again while leased is copied instead, since two leases would
+   share the private pages.
+4. A block of ours that was sent is *lent* until the supervisor says that nobody reads it any more.
+"""
+
+import collections
+import mmap
+import os
+import socket
+import threading
+from typing import Any, Deque, Dict, Iterable, List, Set, Tuple, Union
+
+import numpy as np
+from atoll_ipc.memory import Arena, ArenaSettings, Block, view_bytes
+from atoll_ipc.wire import receive_chunk, send_chunk
+
+__all__ = ["Store"]
+
+Key = Tuple[int, int]
+Array = Any
+
+
+class PeerChunk:
+    """Another owner's chunk, mapped privately."""
+
+    def __init__(self, chunk_id: int, nbytes: int, fd: int) -> None:
+        self.id = chunk_id
+        self.fd = fd
+        self.map = mmap.mmap(fd, nbytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self.bytes = np.frombuffer(self.map, dtype=np.uint8)
+
+    def __del__(self) -> None:
+        fd = getattr(self, "fd", -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+class Lease:
+    """The right to read one received block. Ends when nothing refers to it any more."""
+
+    __slots__ = ("chunk", "key", "length", "_store", "mapped", "__weakref__")
+
+    def __init__(self, store: "Store", chunk: PeerChunk, start: int, length: int) -> None:
+        self.chunk = chunk
+        self.key = (chunk.id, start)
+        self.length = length
+        self.mapped = False
+        self._store = store
+
+    def __del__(self) -> None:
+        if self.mapped:
+            self.chunk.map.madvise(mmap.MADV_DONTNEED, self.key[1], self.length)
+        self._store.end(self.key)
+
+
+class Received:
+    """A tensor's bytes in a block that somebody else owns."""
+
+    __slots__ = ("_lease", "_offset", "_nbytes")
+
+    def __init__(self, lease: Lease, offset: int, nbytes: int) -> None:
+        self._lease = lease
+        self._offset = offset
+        self._nbytes = nbytes
+
+    def array(self) -> Array:
+        lease = self._lease
+        lease.mapped = True
+        return view_bytes(lease.chunk.bytes, self._offset, self._nbytes, lease)
+
+    def reference(self) -> List[int]:
+        lease = self._lease
+        return [lease.key[0], lease.key[1], lease.length, self._offset, self._nbytes]
+
+
+class Own:
+    """A tensor's bytes in a block of this stub's arena."""
+
+    __slots__ = ("_block", "_nbytes", "_store")
+
+    def __init__(self, store: "Store", block: Block, nbytes: int) -> None:
+        self._store = store
+        self._block = block
+        self._nbytes = nbytes
+
+    def array(self) -> Array:
+        block = self._block
+        return view_bytes(block.chunk.bytes, block.start, self._nbytes, block)
+
+    def reference(self) -> List[int]:
+        block = self._block
+        self._store.lend(block)
+        return [block.chunk.id, block.start, block.nbytes, block.start, self._nbytes]
+
+
+class Store:
+    """All the shared memory one stub deals with."""
+
+    def __init__(self, lane: socket.socket, first_chunk_id: int, settings: ArenaSettings) -> None:
+        self.arena = Arena(first_chunk_id, settings)
+        self._lane = lane
+        self._lock = threading.Lock()
+        self._announced: Set[int] = set()  # own chunks whose descriptor the supervisor has
+        self._peers: Dict[int, PeerChunk] = {}
+        self._leased: Set[Key] = set()
+        self._released: Deque[Key] = collections.deque()
+        self._lent: Dict[Key, List[Block]] = {}
+
+    # -- what we receive
+
+    def open(self, leases: Dict[Key, Lease], reference: List[int]) -> Union[bytes, Received]:
+        """The data a block reference stands for. ``leases`` collects the leases of one message."""
+        chunk_id, start, length, offset, nbytes = reference
+        key = (chunk_id, start)
+        lease = leases.get(key)
+        if lease is None:
+            chunk = self._peer(chunk_id)
+            if key in self._leased:
+                data = os.pread(chunk.fd, nbytes, offset)
+                self._released.append(key)
+                return data
+            self._leased.add(key)
+            lease = leases[key] = Lease(self, chunk, start, length)
+        return Received(lease, offset, nbytes)
+
+    def end(self, key: Key) -> None:
+        """Called by a lease's finalizer, in any thread."""
+        self._leased.discard(key)
+        self._released.append(key)
+
+    def take_released(self) -> List[Key]:
+        """The blocks whose leases ended since the last call; they go into the next message."""
+        if not self._released:
+            return []
+        released = []
+        while self._released:
+            released.append(self._released.popleft())
+        return released
+
+    @property
+    def has_released(self) -> bool:
+        return bool(self._released)
+
+    def forget(self, chunk_ids: Iterable[int]) -> None:
+        """Their owners gave these chunks back."""
+        for chunk_id in chunk_ids:
+            self._peers.pop(chunk_id, None)
+
+    def _peer(self, chunk_id: int) -> PeerChunk:
+        with self._lock:
+            while chunk_id not in self._peers:
+                received_id, nbytes, fd = receive_chunk(self._lane)
+                self._peers[received_id] = PeerChunk(received_id, nbytes, fd)
+            return self._peers[chunk_id]
+
+    # -- what we send
+
+    def place(self, data: Union[bytes, Array]) -> Own:
+        """Copy an array (or bytes) into a block of our own. Raises ``OutOfSharedMemory``."""
+        source = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
+        block = self.arena.allocate(source.nbytes)
+        chunk = block.chunk
+        if chunk.id not in self._announced:
+            self._announced.add(chunk.id)
+            send_chunk(self._lane, chunk.id, chunk.nbytes, chunk.fd)
+        chunk.bytes[block.start : block.start + source.nbytes] = source
+        return Own(self, block, source.nbytes)
+
+    def lend(self, block: Block) -> None:
+        with self._lock:
+            self._lent.setdefault(block.key, []).append(block)
+
+    def returned(self, keys: Iterable[List[int]]) -> None:
+        """The supervisor says that each of these is read by one holder less."""
+        with self._lock:
+            for chunk_id, start in keys:
+                blocks = self._lent[(chunk_id, start)]
+                blocks.pop()
+                if not blocks:
+                    del self._lent[(chunk_id, start)]
+
+    def trim(self) -> List[int]:
+        gone = self.arena.trim()
+        self._announced.difference_update(gone)
+        return gone
