@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.serving import serve
+from serving import serve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = {"add_sub": "add_sub", "bls_sync": "bls", "pytorch": "pytorch"}

@@ -49,7 +49,8 @@ def refusal(resolve: Resolve, text: str, **options: object) -> str:
             "default priority level must be in range [1, 2] for m",
         ),
         (
-            "dynamic_batching { priority_levels: 2 default_priority_level: 2 priority_queue_policy { key: 3 value {} } }",
+            "dynamic_batching { priority_levels: 2 default_priority_level: 2 "
+            "priority_queue_policy { key: 3 value {} } }",
             "priority queue policy must have priority level in range [1, 2] for m",
         ),
         (
@@ -282,7 +283,7 @@ def test_tensors(resolve: Resolve, role: str, tensor: str, message: str) -> None
     assert refusal(resolve, text, strict=True) == message.format(role=f"model {role}")
     # Where auto-complete may still bring what is missing, it is asked for at loading.
     config = resolve(text)
-    with pytest.raises(ServerError, match="for m$"):
+    with pytest.raises(ServerError, match=r"for m$"):
         config.complete(None)
 
 

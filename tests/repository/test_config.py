@@ -163,9 +163,7 @@ def test_auto_complete_leaves_a_chosen_scheduler(resolve: Resolve) -> None:
     assert config.complete(COMPLETED | {"dynamic_batching": {}}).dynamic_batching == DynamicBatching((4,), 5)
     with pytest.raises(ServerError) as caught:
         config.complete(COMPLETED | {"sequence_batching": {}})
-    assert caught.value.message.startswith(
-        "Cannot update scheduling choice from dynamic_batching to sequence_batching"
-    )
+    assert caught.value.message.startswith("Cannot update scheduling choice from dynamic_batching to sequence_batching")
 
 
 @pytest.mark.spec("C28")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from atoll_protos import messages, pool
-from tritonclient.grpc import model_config_pb2, service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2  # type: ignore[import-untyped]
 
 
 def all_messages(file: Any) -> dict[str, Any]:

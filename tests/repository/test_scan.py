@@ -207,14 +207,16 @@ def test_flat_and_ordinary_models_in_a_flat_folder(tmp_path: Path, write_model: 
     write_flat(tmp_path / "bls", "foo: 1")
     write_flat(tmp_path / "bls" / "add")
     write_model(tmp_path / "bls" / "sub", versions=("3",))
+    write_model(tmp_path / "bls" / "unfinished", "backend: 'python'", versions=())
     found = load_flat(tmp_path / "bls", OPTIONS).models
-    assert sorted(found) == ["add", "bls", "sub"]
+    assert sorted(found) == ["add", "bls", "sub", "unfinished"]
     assert found["bls"].error is not None
+    assert found["unfinished"].error is not None
     assert list(found["add"].versions) == [1]
     assert list(found["sub"].versions) == [3]
     (tmp_path / "bls" / "model.py").unlink()
     assert is_flat(tmp_path / "bls")
-    assert sorted(load_flat(tmp_path / "bls", OPTIONS).models) == ["add", "sub"]
+    assert sorted(load_flat(tmp_path / "bls", OPTIONS).models) == ["add", "sub", "unfinished"]
 
 
 def test_a_repository_is_not_flat(tmp_path: Path, write_model: WriteModel) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import queue
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,13 +17,11 @@ import tritonclient.http
 from loads import BareIdentity, median_ms, perf_analyzer, wrk
 from numpy.typing import NDArray
 from server_process import RunningServer
-from tritonclient.utils import shared_memory
 
 MIB = 1024 * 1024
 LARGE = (1, 16, 64)
 """MiB of one tensor."""
 STRING_COUNT = 200_000
-STREAM_COUNT = 1000
 MODEL_COUNT = 20
 
 
@@ -89,35 +84,10 @@ def identity_grpc(server: RunningServer, seconds: float) -> Iterator[Figure]:
         yield Figure(f"identity {size} MiB, gRPC, tritonclient", "ms", duration_ms)
 
 
-def identity_shared_memory(server: RunningServer, seconds: float) -> Iterator[Figure]:
-    """Input and output stay in regions of the client: no tensor byte crosses the socket."""
-    for size in LARGE:
-        duration_ms = _shared_identity_ms(server.http_url, size * MIB, seconds)
-        yield Figure(f"identity {size} MiB, system shared memory", "ms", duration_ms)
-
-
 def strings(server: RunningServer, seconds: float) -> Iterator[Figure]:
     value = np.array([f"string {index}".encode() for index in range(STRING_COUNT)], np.object_)
     duration_ms = _identity_ms(tritonclient.http, server.http_url, "identity_strings", value, "BYTES", seconds)
     yield Figure(f"identity of {STRING_COUNT:,} strings, HTTP, tritonclient", "ms", duration_ms)
-
-
-def stream(server: RunningServer, seconds: float) -> Iterator[Figure]:
-    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-    count = tritonclient.grpc.InferInput("COUNT", [1], "INT64").set_data_from_numpy(np.array([STREAM_COUNT]))
-
-    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
-        client.start_stream(lambda result, error: results.put((result, error)))
-
-        def call() -> None:
-            client.async_stream_infer("repeat", [count])
-            for index in range(STREAM_COUNT):
-                result, error = results.get(timeout=30)
-                if error or result.as_numpy("INDEX")[0] != index:
-                    raise RuntimeError(f"response {index} of the stream: {error or 'out of order'}")
-
-        duration_ms = median_ms(call, seconds)
-    yield Figure("decoupled model, gRPC stream", "responses/s", STREAM_COUNT / duration_ms * 1e3)
 
 
 def bls_hop(server: RunningServer, seconds: float) -> Iterator[Figure]:
@@ -151,9 +121,7 @@ SERVED: dict[str, Case] = {
     "identity_socket": identity_socket,
     "identity_http": identity_http,
     "identity_grpc": identity_grpc,
-    "shared_memory": identity_shared_memory,
     "strings": strings,
-    "stream": stream,
     "bls": bls_hop,
 }
 """The cases that share one server."""
@@ -180,32 +148,6 @@ def _identity_ms(
         if not np.array_equal(call(), value):
             raise RuntimeError(f"{model} returned something else")
         return median_ms(call, seconds)
-
-
-def _shared_identity_ms(url: str, nbytes: int, seconds: float) -> float:
-    value = _tensor(nbytes)
-    tensor = tritonclient.http.InferInput("INPUT0", value.shape, "FP32")
-    output = tritonclient.http.InferRequestedOutput("OUTPUT0")
-    tensor.set_shared_memory("bench_input", nbytes)
-    output.set_shared_memory("bench_output", nbytes)
-
-    with ExitStack() as cleanup:
-        client = cleanup.enter_context(tritonclient.http.InferenceServerClient(url))
-        regions = []
-        for name in ("bench_input", "bench_output"):
-            key = f"/atoll_{name}_{os.getpid()}"
-            regions.append(shared_memory.create_shared_memory_region(name, key, nbytes))
-            cleanup.callback(shared_memory.destroy_shared_memory_region, regions[-1])
-            client.register_system_shared_memory(name, key, nbytes)
-            cleanup.callback(client.unregister_system_shared_memory, name)
-        shared_memory.set_shared_memory_region(regions[0], [value])
-
-        duration_ms = median_ms(lambda: client.infer("identity", [tensor], outputs=[output]), seconds)
-        returned = shared_memory.get_contents_as_numpy(regions[1], np.float32, value.shape)
-        if not np.array_equal(returned, value):
-            raise RuntimeError("identity left something else in the region")
-        del returned
-    return duration_ms
 
 
 def _pss(pid: int) -> int:

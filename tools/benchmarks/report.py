@@ -35,10 +35,13 @@ class Results:
     def table(self, contenders: list[Contender], spread: bool) -> str:
         """Markdown. With ``spread`` each median is followed by the smallest and the largest value."""
         names = [contender.name for contender in contenders]
-        rows = [["case", "unit", *names, "Atoll is"], ["---", "---", *["---:" for _ in names], "---:"]]
+        rows = [["case", "unit", *names], ["---", "---", *["---:" for _ in names]]]
         for (label, unit), values in self._values.items():
-            cells = [_cell(values.get(name, []), spread) for name in names]
-            rows.append([label, unit, *cells, _comparison(unit, [values.get(name, []) for name in names])])
+            rows.append([label, unit, *(_cell(values.get(name, []), spread) for name in names)])
+        if len(names) == 2:
+            comparisons = [_comparison(unit, values, names) for (_, unit), values in self._values.items()]
+            for row, cell in zip(rows, ["Atoll is", "---:", *comparisons], strict=True):
+                row.append(cell)
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -89,12 +92,12 @@ def _cell(values: Iterable[float], spread: bool) -> str:
     return f"{median} ({number(ordered[0])} to {number(ordered[-1])})" if spread and len(ordered) > 1 else median
 
 
-def _comparison(unit: str, values: list[list[float]]) -> str:
-    """How many times better Atoll is: more of a rate, less of anything else."""
-    if len(values) != 2 or not all(values):
+def _comparison(unit: str, values: dict[str, list[float]], names: list[str]) -> str:
+    """How many times better the first is than the second: more of a rate, less of anything else."""
+    if len(values) != 2:
         return "-"
-    atoll, original = map(statistics.median, values)
-    factor = atoll / original if unit.endswith("/s") else original / atoll
+    first, second = (statistics.median(values[name]) for name in names)
+    factor = first / second if unit.endswith("/s") else second / first
     return f"{factor:.1f} times better" if factor >= 1 else f"{1 / factor:.1f} times worse"
 
 

@@ -19,6 +19,7 @@ from atoll.inference import Request, Response, Tensor
 from atoll.instances.instance import Execution, Instance, InstanceSettings, State
 from atoll.instances.warm_parent import WarmParent
 from atoll.observe.log import model_output
+from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics
 from atoll.repository.config import ModelConfig, TensorSpec
 from atoll.scheduling.dispatcher import Dispatcher
@@ -55,7 +56,9 @@ class Model:
         self.outputs: dict[str, TensorSpec] = config.outputs
         self.max_batch_size = config.max_batch_size
         self.decoupled = config.decoupled
+        self.labels = _read_labels(config, model_dir)
         self.statistics = ModelStatistics()
+        self.series: ModelSeries | None = None  # on the metrics page
         self.metric_tags: dict[str, str] = config.json["metric_tags"]
         self.arena = Arena(host.take_chunk_ids(), host.arena_settings)
         self._host = host
@@ -104,6 +107,14 @@ class Model:
     @property
     def in_flight(self) -> int:
         return self._in_flight
+
+    @property
+    def leased_blocks(self) -> int:
+        return sum(instance.channel.held_blocks for instance in self.instances if instance.channel is not None)
+
+    @property
+    def restarts(self) -> int:
+        return sum(instance.restarts for instance in self.instances)
 
     def trim(self) -> list[int]:
         """Give back idle shared memory; returns the ids of the chunks that are gone."""
@@ -250,6 +261,27 @@ def _instance_settings(
         for group in config.instance_groups
         for instance in group.instances
     ]
+
+
+def _read_labels(config: ModelConfig, model_dir: Path) -> dict[str, list[str]]:
+    """The lines of each output's label file, for the classification extension. Raises ServerError."""
+    labels = {}
+    for spec in config.outputs.values():
+        if spec.label_filename:
+            path = model_dir / spec.label_filename
+            if not path.resolve().is_relative_to(model_dir.resolve()):
+                raise ServerError(
+                    Code.UNSUPPORTED,
+                    f"label file path '{spec.label_filename}' for output '{spec.name}' in model '{config.name}' is "
+                    "outside model directory",
+                )
+            try:
+                labels[spec.name] = path.read_text(errors="replace").splitlines()
+            except OSError as error:
+                raise ServerError(
+                    Code.INTERNAL, f"failed to open text file for read {path}: {error.strerror}"
+                ) from error
+    return labels
 
 
 def _queue(config: ModelConfig) -> Queue:

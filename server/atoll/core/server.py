@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atoll_ipc.memory import ArenaSettings, ArenaStats
+from atoll_ipc.memory import ArenaSettings
 
 from atoll import __version__
 from atoll.core.catalog import Catalog, Entry, ModelState, parse_version
@@ -17,6 +18,7 @@ from atoll.core.model import Model
 from atoll.errors import Code, ServerError
 from atoll.inference import Request
 from atoll.instances.warm_parent import WarmParent
+from atoll.observe.exposition import Family, label_text
 from atoll.observe.log import LogSettings
 from atoll.observe.metrics import Metrics, MetricsOptions
 from atoll.repository import scan
@@ -71,7 +73,7 @@ class Server:
         self.name = options.id
         self.version = __version__
         self.options = options
-        self.metrics = Metrics(options.metrics)
+        self.metrics = Metrics(options.metrics, extra=[self._collect_memory])
         self.warm_parent = WarmParent()
         self.arena_settings = options.arena
         self.start_timeout_s = options.stub_timeout_s
@@ -135,6 +137,8 @@ class Server:
     async def _unload(self, model: Model, timeout_s: float) -> bool:
         self._catalog.set(model.name, model.version, Entry(ModelState.UNLOADING, model))
         clean = await model.stop(timeout_s)
+        if model.series is not None:
+            self.metrics.remove_model(model.series)
         _log.info(f"successfully unloaded '{model.name}' version {model.version}")
         self._catalog.set(model.name, model.version, Entry(ModelState.UNAVAILABLE, reason="unloaded"))
         return clean
@@ -193,7 +197,7 @@ class Server:
         for model in results:
             assert model is not None
             model.metadata = config.metadata(versions)
-            self.metrics.add_model(name, model.version, model.statistics, model.metric_tags)
+            model.series = self.metrics.add_model(name, model.version, model.statistics, model.metric_tags)
             self._catalog.set(name, model.version, Entry(ModelState.READY, model))
         _log.info(f"successfully loaded '{name}'")
         return True
@@ -203,9 +207,9 @@ class Server:
         name = config.name
         _log.info(f"loading: {name}:{version}")
         for attempt in itertools.count():
-            model = Model(config, version, path.absolute(), model_dir.absolute(), self)
-            self._catalog.set(name, version, Entry(ModelState.LOADING, model))
             try:
+                model = Model(config, version, path.absolute(), model_dir.absolute(), self)
+                self._catalog.set(name, version, Entry(ModelState.LOADING, model))
                 await model.start()
             except ServerError as error:
                 self._catalog.set(name, version, Entry(ModelState.UNAVAILABLE, reason=str(error)))
@@ -298,9 +302,21 @@ class Server:
 
     # -- upkeep
 
-    def shared_memory(self) -> dict[tuple[str, int], ArenaStats]:
-        """What the arena of each model's requests holds."""
-        return {(model.name, model.version): model.arena.stats() for model in self._catalog.models()}
+    def _collect_memory(self) -> Iterable[Family]:
+        """Ours, beside the original's metrics: what the arena of each model's requests holds, and what stubs read."""
+        families = [
+            Family("atoll_shared_memory_bytes", "gauge", "Shared memory reserved for requests to a model, in bytes"),
+            Family("atoll_shared_memory_used_bytes", "gauge", "Of it, bytes that requests hold at this moment"),
+            Family("atoll_shared_memory_leased_blocks", "gauge", "Blocks of others that a model's instances may read"),
+            Family("atoll_instance_restarts", "counter", "Times that instances of a model were started again"),
+        ]
+        for model in self._catalog.models():
+            labels = label_text({"model": model.name, "version": str(model.version)})
+            memory = model.arena.stats()
+            values = (memory.reserved_nbytes, memory.used_nbytes, model.leased_blocks, model.restarts)
+            for family, value in zip(families, values, strict=True):
+                family.add(labels, value)
+        return families
 
     def _trim_later(self) -> None:
         self._trimming = asyncio.get_running_loop().call_later(_TRIM_INTERVAL_S, self._trim)

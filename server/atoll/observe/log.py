@@ -36,6 +36,9 @@ _STDERR = 2
 _MAX_VERBOSE = logging.INFO - 1
 
 _server_log = logging.getLogger("atoll")
+# json.dumps makes a new encoder for every call that does not want ASCII.
+_quote = json.JSONEncoder(ensure_ascii=False).encode
+_SECOND_FORMATS = {"default": "%m%d %H:%M:%S", "ISO8601": "%Y-%m-%dT%H:%M:%SZ"}
 
 
 class LogSettings:
@@ -149,24 +152,33 @@ class LogHandler(logging.Handler):
         super().__init__()
         self.settings = settings
         self._escape = environment.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES") != "0"
+        self._second: tuple[int, str, str] = (0, "", "")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
-        utc = time.gmtime(record.created)
         level = "I" if record.levelno < logging.WARNING else "W" if record.levelno < logging.ERROR else "E"
         origin = record.origin if isinstance(record, _Line) else f"{record.filename}:{record.lineno}"
+        second = self._second_text(int(record.created))
         if self.settings.format == "default":
-            micros = int(record.created % 1 * 1_000_000)
-            head = f"{level}{time.strftime('%m%d %H:%M:%S', utc)}.{micros:06d} {record.process} {origin}]"
+            head = f"{level}{second}.{int(record.created % 1 * 1_000_000):06d} {record.process} {origin}]"
         else:
-            head = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', utc)} {level} {record.process} {origin}]"
+            head = f"{second} {level} {record.process} {origin}]"
         table = getattr(record, "table", None)
         if table is not None:
             return f"{head} \n{table}"
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + logging.Formatter().formatException(record.exc_info)
-        return f"{head} {json.dumps(message, ensure_ascii=False) if self._escape else message}"
+        return f"{head} {_quote(message) if self._escape else message}"
+
+    def _second_text(self, second: int) -> str:
+        """The date and time of a second, in UTC; many lines share one."""
+        known, format, text = self._second
+        if known != second or format != self.settings.format:
+            format = self.settings.format
+            text = time.strftime(_SECOND_FORMATS[format], time.gmtime(second))
+            self._second = (second, format, text)
+        return text
 
     def emit(self, record: logging.LogRecord) -> None:
         foreign = record if isinstance(record, _Line) else None

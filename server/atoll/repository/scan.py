@@ -179,7 +179,7 @@ def load_flat(path: Path, options: Options) -> Scan:
     for directory in directories:
         if _is_flat_model(directory):
             sources.append(_read_flat_model(directory, path, options))
-        elif _has_versions(directory):
+        elif _has_versions(directory) or _config_path(directory, options.config_name) is not None:
             sources.append(read_model(directory, path, options))
     return Scan(tuple(sources))
 

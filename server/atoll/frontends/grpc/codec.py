@@ -43,11 +43,10 @@ def parse_request(body: Buffer) -> tuple[Any, Any]:
     return message, raw or message.raw_input_contents
 
 
-def decode_request(
-    message: Any, raw: Any, model_version: int, reply: Reply, respond: Callable[[Response], None]
-) -> Request:
-    """The request that the client means. Fills ``reply``."""
-    request = Request(message.model_name, [], respond, model_version=model_version, id=message.id)
+def decode_request(message: Any, raw: Any, reply: Reply, respond: Callable[[Response], None]) -> Request:
+    """The request that the client means, to the version that ``reply`` names. Fills ``reply``."""
+    # The version by number also where the client left it open: a reload must not send a cancellation elsewhere.
+    request = Request(message.model_name, [], respond, model_version=reply.model.version, id=message.id)
     if message.parameters:
         _decode_parameters(message.parameters, request, reply)
     request.inputs = _decode_inputs(message, raw)

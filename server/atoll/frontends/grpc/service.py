@@ -96,8 +96,7 @@ class InferenceService:
     ) -> Request:
         """Hand a parsed request for ``model`` to the core. Raises when it is refused."""
         reply = Reply(model, message.model_version)
-        version = model.version if message.model_version else -1
-        request = decode_request(message, raw, version, reply, partial(respond, reply))
+        request = decode_request(message, raw, reply, partial(respond, reply))
         if self._forwarded is not None:
             self._forward(headers, request)
         self.server.infer(request)

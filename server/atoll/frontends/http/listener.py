@@ -79,5 +79,6 @@ class HttpFrontend:
         key = (model.name, model.version)
         known = self._codecs.get(key)
         if known is None or known[0] is not model:
-            known = self._codecs[key] = (model, InferCodec(model, max_input_nbytes=self.options.max_input_size))
+            codec = InferCodec(model, max_input_nbytes=self.options.max_input_size, labels=model.labels)
+            known = self._codecs[key] = (model, codec)
         return known[1]
