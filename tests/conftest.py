@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers such as ``serving``, imported by their plain name
@@ -12,12 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers such as ``serving``, i
 
 @pytest.fixture(autouse=True)
 def leak_guard() -> Iterator[None]:
-    """No test leaves a child process or a shared-memory file behind."""
+    """No test leaves a child process or a shared-memory file behind; a server that its module shares was there before."""
     shm_before = set(os.listdir("/dev/shm"))
+    children_before = set(psutil.Process().children())
     yield
     assert set(os.listdir("/dev/shm")) <= shm_before
-    try:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return
-    pytest.fail(f"a child process is left behind (waitpid: pid {pid}, status {status})")
+    assert set(psutil.Process().children()) <= children_before

@@ -12,7 +12,7 @@ import textwrap
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,24 @@ class Served:
                     found[command[2]] = child.pid
         return found
 
+    def processes(self) -> list[psutil.Process]:
+        """The server's process and all it started."""
+        try:
+            server = psutil.Process(self.process.pid)
+            return [server, *server.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
-        """Send a signal and wait for the end; the exit status."""
+        """Send a signal and wait for the end of every process; the exit status."""
+        processes = self.processes()
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(timeout_s)
+            status = self.process.wait(timeout_s)
+            _, left = psutil.wait_procs(processes, 10)
+            assert not left, f"{left} outlive the server"
+            return status
         finally:
             if self.process.poll() is None:
                 self.process.kill()
@@ -113,9 +125,20 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve(repository: Path | str, *flags: str, expect_start: bool = True) -> Iterator[Served]:
-    """Serve ``repository`` until the block ends. With ``expect_start`` false, do not wait for the ports."""
+def serve(
+    repository: Path | str,
+    *flags: str,
+    expect_start: bool = True,
+    cwd: Path | None = None,
+    within: Sequence[str] = (),
+) -> Iterator[Served]:
+    """Serve ``repository`` until the block ends. With ``expect_start`` false, do not wait for the ports.
+
+    ``within`` is a command that runs the one behind it, such as ``env`` or ``unshare``. The server leads a process
+    group of its own.
+    """
     command = [
+        *within,
         sys.executable,
         "-c",
         "import sys; from atoll.cli.tritonserver import main; sys.exit(main())",
@@ -125,7 +148,16 @@ def serve(repository: Path | str, *flags: str, expect_start: bool = True) -> Ite
         *(f"--{name}-port=0" for name in ("http", "grpc", "metrics")),
         *flags,
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=cwd,
+        start_new_session=True,
+    )
     served = Served(process)
     try:
         if expect_start:

@@ -66,8 +66,10 @@ def serving(
         process = subprocess.Popen([*command, *arguments], stdout=sink, stderr=subprocess.STDOUT, env=environment)
     try:
         while not _is_ready(http_port):
-            if process.poll() is not None or time.monotonic() - begin > READY_TIMEOUT_S:
-                raise ServerFailed(f"{command[0]} did not become ready:\n{_tail(log)}")
+            if process.poll() is not None:
+                raise ServerFailed(f"{command[0]} ended with exit code {process.returncode}:\n{_tail(log)}")
+            if time.monotonic() - begin > READY_TIMEOUT_S:
+                raise ServerFailed(f"{command[0]} was not ready after {READY_TIMEOUT_S:.0f} s:\n{_tail(log)}")
             time.sleep(POLL_S)
         server = RunningServer(process, http_port, grpc_port, ready_s=time.monotonic() - begin)
         try:

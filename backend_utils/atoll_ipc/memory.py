@@ -157,7 +157,7 @@ class _Owner(Protocol):
 class Block:
     """One allocation. Whoever holds the object holds the memory; the last reference gives it back."""
 
-    __slots__ = ("chunk", "start", "nbytes", "_owner", "__weakref__")
+    __slots__ = ("__weakref__", "_owner", "chunk", "nbytes", "start")
 
     def __init__(self, chunk: Any, start: int, nbytes: int, owner: _Owner) -> None:
         self.chunk = chunk  # a Chunk here, or a mapping of another's chunk: .id and .bytes
@@ -191,7 +191,7 @@ def view_bytes(chunk_bytes: "np.ndarray[Any, Any]", offset: int, nbytes: int, ke
 class Slice:
     """Some bytes of a block: what a large tensor's data is in the supervisor. ``offset`` is within the chunk."""
 
-    __slots__ = ("block", "offset", "nbytes")
+    __slots__ = ("block", "nbytes", "offset")
 
     def __init__(self, block: Block, offset: int, nbytes: int) -> None:
         self.block = block

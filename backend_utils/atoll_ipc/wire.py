@@ -21,7 +21,7 @@ import socket
 import struct
 from typing import Any, List, Tuple
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 __all__ = ["FrameReader", "INLINE_NBYTES", "Kind", "MAX_FRAME_NBYTES", "pack", "receive_chunk", "send_chunk"]
 
@@ -86,7 +86,9 @@ class FrameReader:
             stop = start + 4 + length
             if stop > end:
                 break
-            messages.append(msgpack.unpackb(data[start + 4 : stop], strict_map_key=False, unicode_errors="surrogateescape"))
+            messages.append(
+                msgpack.unpackb(data[start + 4 : stop], strict_map_key=False, unicode_errors="surrogateescape")
+            )
             start = stop
         if start < end:
             self._rest = data[start:] if start else data

@@ -54,7 +54,7 @@ def numpy_to_triton_type(data_type: Any) -> Optional[int]:
     return None
 
 
-def serialize_byte_tensor(input_tensor: "np.ndarray[Any, Any]") -> Union[None, bytes, Tuple[()]]:
+def serialize_byte_tensor(input_tensor: "np.ndarray[Any, Any]") -> Union[bytes, Tuple[()], None]:
     """Row-major elements, each a 4-byte little-endian length and its bytes; ``()`` when empty, None when numeric.
 
     ``bytes`` go as they are; any other object as its ``str()`` in UTF-8.

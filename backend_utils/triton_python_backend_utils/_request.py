@@ -25,6 +25,7 @@ class InferenceRequest:
     """
 
     __slots__ = (
+        "__weakref__",
         "_correlation_id",
         "_flags",
         "_inputs",
@@ -34,7 +35,6 @@ class InferenceRequest:
         "_request_id",
         "_requested_output_names",
         "_timeout",
-        "__weakref__",
     )
 
     def __init__(

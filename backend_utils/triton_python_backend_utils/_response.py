@@ -17,7 +17,7 @@ class InferenceResponse:
     ``parameters`` (original 25.02) may hold bool, int and str values and reach the client with the response.
     """
 
-    __slots__ = ("_error", "_output_tensors", "_parameters", "__weakref__")
+    __slots__ = ("__weakref__", "_error", "_output_tensors", "_parameters")
 
     def __init__(
         self,

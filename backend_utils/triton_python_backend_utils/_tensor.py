@@ -49,10 +49,10 @@ class Tensor:
     anything that is not a numpy array.
     """
 
-    __slots__ = ("_array", "_code", "_data", "_name", "_shape", "__weakref__")
+    __slots__ = ("__weakref__", "_array", "_code", "_data", "_name", "_shape")
 
     _array: Optional[Array]
-    _data: Union[None, bytes, Placed]
+    _data: Union[bytes, Placed, None]
 
     def __init__(self, name: str, numpy_array: Array) -> None:
         if type(name) is not str:

@@ -14,7 +14,7 @@ from atoll_ipc.memory import Slice
 
 from atoll.errors import ServerError
 
-__all__ = ["Parameter", "Request", "Response", "SEQUENCE_END", "SEQUENCE_START", "Tensor", "TensorData"]
+__all__ = ["Form", "Parameter", "Request", "Response", "SEQUENCE_END", "SEQUENCE_START", "Tensor", "TensorData"]
 
 Parameter = Union[str, int, bool, float]
 TensorData = Union[bytes, bytearray, memoryview, Slice]
@@ -52,6 +52,20 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)}, {self.nbytes} bytes)"
 
 
+class Form:
+    """Shared by requests that are known to be alike in all but the tensors' bytes.
+
+    A frontend that sees the same description again hands the same object to each such request (names, types, shapes,
+    sizes in bytes and requested outputs are equal then); the core notes here what it found when it checked the first.
+    """
+
+    __slots__ = ("batch_size",)
+
+    def __init__(self) -> None:
+        self.batch_size = -1
+        """Of each request of this form; -1 until one was checked."""
+
+
 class Request:
     """One inference request on its way through the core.
 
@@ -72,11 +86,11 @@ class Request:
         "priority",
         "timeout_us",
         "respond",
+        "form",
         "cancelled",
         "batch_size",
         "received_ns",
         "queued_ns",
-        "started_ns",
     )
 
     def __init__(
@@ -93,6 +107,7 @@ class Request:
         flags: int = 0,
         priority: int = 0,
         timeout_us: int = 0,
+        form: Form | None = None,
     ) -> None:
         self.model_name = model_name
         self.inputs = inputs
@@ -105,11 +120,11 @@ class Request:
         self.flags = flags
         self.priority = priority
         self.timeout_us = timeout_us
+        self.form = form
         self.cancelled = False
         self.batch_size = 1
         self.received_ns = 0
         self.queued_ns = 0
-        self.started_ns = 0
 
 
 class Response:

@@ -47,7 +47,7 @@ class PeerChunk:
 class Lease:
     """The right to read one received block. Ends when nothing refers to it any more."""
 
-    __slots__ = ("chunk", "key", "length", "_store", "mapped", "__weakref__")
+    __slots__ = ("__weakref__", "_store", "chunk", "key", "length", "mapped")
 
     def __init__(self, store: "Store", chunk: PeerChunk, start: int, length: int) -> None:
         self.chunk = chunk
@@ -65,7 +65,7 @@ class Lease:
 class Received:
     """A tensor's bytes in a block that somebody else owns."""
 
-    __slots__ = ("_lease", "_offset", "_nbytes")
+    __slots__ = ("_lease", "_nbytes", "_offset")
 
     def __init__(self, lease: Lease, offset: int, nbytes: int) -> None:
         self._lease = lease

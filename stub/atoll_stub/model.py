@@ -29,9 +29,7 @@ class Model:
 
     def __init__(self, path: str, version_dir: str, model_dir: str, version: str) -> None:
         if not path.endswith(".py"):
-            raise TritonModelException(
-                f"Model name must end with '.py'. Model name is \"{os.path.basename(path)}\"."
-            )
+            raise TritonModelException(f"Model name must end with '.py'. Model name is \"{os.path.basename(path)}\".")
         self.path = path
         sys.path += [version_dir, model_dir, _utils_folder()]
         module = _import_file(path, version_dir, version)

@@ -64,9 +64,8 @@ nv_pinned_memory_pool_used_bytes 0
 
 def used_model() -> ModelStatistics:
     statistics = ModelStatistics()
-    statistics.executed(6, [(20_000, 2_000), (30_000, 3_900)], 1_000, 20_000, 2_000, now_ms=1)
+    statistics.executed(6, 2, 50_000, 5_900, (1_000, 20_000, 2_000), began_ms=1)
     statistics.failed(Failure.BACKEND, 7)
-    statistics.pending = 3
     statistics.load_duration_s = 0.25
     return statistics
 
@@ -78,14 +77,14 @@ def names(page: str) -> list[str]:
 @pytest.mark.spec("server:238", "server:239", "server:240", "server:242", "server:247")
 def test_the_page_of_one_model() -> None:
     metrics = Metrics(MetricsOptions(cpu=False))
-    metrics.add_model("m", 1, used_model())
+    metrics.add_model("m", 1, used_model(), lambda: 3)
     assert metrics.page() == MODEL_FAMILIES
 
 
 @pytest.mark.spec("server:238", "server:241")
 def test_prometheus_reads_the_page() -> None:
     metrics = Metrics()
-    metrics.add_model("m", 1, used_model(), {"team": 'a "b"\\\n'})
+    metrics.add_model("m", 1, used_model(), lambda: 3, {"team": 'a "b"\\\n'})
     families = {family.name: family for family in text_string_to_metric_families(metrics.page())}
     failure = families["nv_inference_request_failure"]
     assert failure.documentation == "Number of failed inference requests, all batch sizes"
@@ -107,15 +106,15 @@ def test_help_of_the_processor_gauges() -> None:
 @pytest.mark.spec("server:248")
 def test_tags_become_labels_in_order() -> None:
     metrics = Metrics(MetricsOptions(cpu=False))
-    metrics.add_model("m", 1, ModelStatistics(), {"team": "x"})
+    metrics.add_model("m", 1, ModelStatistics(), lambda: 0, {"team": "x"})
     assert 'nv_inference_request_failure{_team="x",model="m",reason="OTHER",version="1"} 0\n' in metrics.page()
 
 
 @pytest.mark.spec("server:249", "server:256")
 def test_series_vanish_at_unload_and_start_at_zero_after_a_reload() -> None:
     metrics = Metrics(MetricsOptions(cpu=False))
-    old = metrics.add_model("m", 1, used_model())
-    new = metrics.add_model("m", 1, ModelStatistics())
+    old = metrics.add_model("m", 1, used_model(), lambda: 3)
+    new = metrics.add_model("m", 1, ModelStatistics(), lambda: 0)
     assert 'nv_inference_count{model="m",version="1"} 0\n' in metrics.page()
     metrics.remove_model(old)
     assert "nv_inference_count" in names(metrics.page())
@@ -126,7 +125,7 @@ def test_series_vanish_at_unload_and_start_at_zero_after_a_reload() -> None:
 @pytest.mark.spec("server:167")
 def test_latencies_can_be_left_out() -> None:
     metrics = Metrics(MetricsOptions(counter_latencies=False, cpu=False))
-    metrics.add_model("m", 1, used_model())
+    metrics.add_model("m", 1, used_model(), lambda: 3)
     assert not [name for name in names(metrics.page()) if name.endswith("duration_us")]
     assert 'nv_inference_count{model="m",version="1"} 6\n' in metrics.page()
 

@@ -43,7 +43,7 @@ def test_a_fresh_model() -> None:
 @pytest.mark.spec("server:254", "python_backend:Q4")
 def test_four_requests_in_one_execution() -> None:
     statistics = ModelStatistics()
-    statistics.executed(8, [(100, 10), (110, 20), (120, 30), (130, 40)], 5, 50, 7, now_ms=1234)
+    statistics.executed(8, 4, 460, 100, (5, 50, 7), began_ms=1234)
     entry = statistics.as_dict("m", 1)
     assert (entry["inference_count"], entry["execution_count"], entry["last_inference"]) == (8, 1, 1234)
     assert entry["inference_stats"]["success"] == {"count": 4, "ns": 460}
@@ -65,7 +65,7 @@ def test_four_requests_in_one_execution() -> None:
 def test_batch_sizes_are_listed_in_order_and_none_counts_one() -> None:
     statistics = ModelStatistics()
     for size in (4, 0, 1, 4):
-        statistics.executed(size, [(1, 1)], 1, 1, 1, now_ms=1)
+        statistics.executed(size, 1, 1, 1, (1, 1, 1), began_ms=1)
     entry = statistics.as_dict("m", 1)
     sizes = [(batch["batch_size"], batch["compute_infer"]["count"]) for batch in entry["batch_stats"]]
     assert sizes == [(1, 2), (4, 2)]
@@ -74,7 +74,7 @@ def test_batch_sizes_are_listed_in_order_and_none_counts_one() -> None:
 
 def test_an_execution_that_failed_for_every_request_does_not_count() -> None:
     statistics = ModelStatistics()
-    statistics.executed(2, [], 1, 1, 1, now_ms=9)
+    statistics.executed(2, 0, 0, 0, (1, 1, 1), began_ms=9)
     statistics.failed(Failure.BACKEND, 30)
     statistics.failed(Failure.BACKEND, 40)
     entry = statistics.as_dict("m", 1)
@@ -93,8 +93,8 @@ def test_a_refused_request_is_no_failure_of_the_statistics() -> None:
 
 def test_last_inference_never_goes_back() -> None:
     statistics = ModelStatistics()
-    statistics.executed(1, [(1, 1)], 1, 1, 1, now_ms=20)
-    statistics.executed(1, [(1, 1)], 1, 1, 1, now_ms=10)
+    statistics.executed(1, 1, 1, 1, (1, 1, 1), began_ms=20)
+    statistics.executed(1, 1, 1, 1, (1, 1, 1), began_ms=10)
     assert statistics.last_inference_ms == 20
 
 
@@ -130,7 +130,8 @@ def test_what_always_holds(events: list[Any]) -> None:
         if isinstance(event, Failure):
             statistics.failed(event, 1)
         else:
-            statistics.executed(event[0], event[1], 1, 1, 1, now_ms=1)
+            total_ns, queue_ns = (sum(times) for times in zip(*event[1], strict=True)) if event[1] else (0, 0)
+            statistics.executed(event[0], len(event[1]), total_ns, queue_ns, (1, 1, 1), began_ms=1)
     entry = statistics.as_dict("m", 1)
     count = counts(entry)
     assert count["queue"] == count["success"]

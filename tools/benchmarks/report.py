@@ -98,6 +98,8 @@ def _comparison(unit: str, values: dict[str, list[float]], names: list[str]) -> 
         return "-"
     first, second = (statistics.median(values[name]) for name in names)
     factor = first / second if unit.endswith("/s") else second / first
+    if 0.95 < factor < 1.05:
+        return "equal"
     return f"{factor:.1f} times better" if factor >= 1 else f"{1 / factor:.1f} times worse"
 
 

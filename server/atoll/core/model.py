@@ -116,6 +116,10 @@ class Model:
     def restarts(self) -> int:
         return sum(instance.restarts for instance in self.instances)
 
+    def pending(self) -> int:
+        """Requests that wait for an execution."""
+        return self._dispatcher.pending
+
     def trim(self) -> list[int]:
         """Give back idle shared memory; returns the ids of the chunks that are gone."""
         for instance in self.instances:
@@ -141,6 +145,8 @@ class Model:
             self._validator.check(request)
             for tensor in request.inputs:
                 data = tensor.data
+                if type(data) is bytes and len(data) <= INLINE_NBYTES:
+                    continue
                 if type(data) is Slice:
                     if data.nbytes <= INLINE_NBYTES:
                         tensor.data = bytes(data.view())
@@ -150,7 +156,6 @@ class Model:
             self.statistics.refused()
             raise
         self._in_flight += 1
-        self.statistics.pending += 1
         self._dispatcher.submit(request)
 
     def allocate(self, nbytes: int) -> Block:
@@ -195,12 +200,13 @@ class Model:
     ) -> None:
         self._dispatcher.freed(instance)
         now = time.monotonic_ns()
-        batch_size = 0
-        requests_ns = []
+        batch_size = total_ns = queue_ns = 0
         for request in execution.requests:
             batch_size += request.batch_size
-            requests_ns.append((now - request.received_ns, execution.sent_ns - request.queued_ns))
-        self.statistics.executed(batch_size, requests_ns, *times_ns, _epoch_ms(execution.requests[-1].received_ns))
+            total_ns += now - request.received_ns
+            queue_ns += execution.sent_ns - request.queued_ns
+        began_ms = (request.received_ns + _EPOCH_OFFSET_NS) // 1_000_000
+        self.statistics.executed(batch_size, len(execution.requests), total_ns, queue_ns, times_ns, began_ms)
         for response in responses:
             self._answer(response)
 
@@ -228,10 +234,6 @@ class Model:
 
 
 _EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()
-
-
-def _epoch_ms(moment_ns: int) -> int:
-    return (moment_ns + _EPOCH_OFFSET_NS) // 1_000_000
 
 
 def _instance_settings(

@@ -197,7 +197,9 @@ class Server:
         for model in results:
             assert model is not None
             model.metadata = config.metadata(versions)
-            model.series = self.metrics.add_model(name, model.version, model.statistics, model.metric_tags)
+            model.series = self.metrics.add_model(
+                name, model.version, model.statistics, model.pending, model.metric_tags
+            )
             self._catalog.set(name, model.version, Entry(ModelState.READY, model))
         _log.info(f"successfully loaded '{name}'")
         return True

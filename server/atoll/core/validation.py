@@ -31,9 +31,15 @@ class Validator:
         self._outputs = config.outputs
         self._max_batch_size = config.max_batch_size
         self._required = [spec.name for spec in config.inputs.values() if not spec.optional]
+        # What is right for one request of a form is right for all, unless the bytes themselves are looked at.
+        self._by_form = all(spec.reshape is None and spec.datatype != "BYTES" for spec in config.inputs.values())
 
     def check(self, request: Request) -> None:
         """Raises ServerError INVALID_ARG. Sets ``request.batch_size`` and applies the inputs' ``reshape``."""
+        form = request.form
+        if form is not None and form.batch_size >= 0:
+            request.batch_size = form.batch_size
+            return
         inputs = request.inputs
         for name in request.outputs:
             if name not in self._outputs:
@@ -44,6 +50,8 @@ class Validator:
             self._check_batch(request)
         for tensor, spec in zip(inputs, specs, strict=True):
             self._check_tensor(request, tensor, spec, batching)
+        if form is not None and self._by_form:
+            form.batch_size = request.batch_size
 
     def _match_names(self, request: Request) -> list[TensorSpec]:
         inputs = request.inputs

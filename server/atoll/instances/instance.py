@@ -292,17 +292,15 @@ class Instance:
 
     # -- work
 
-    def execute(self, requests: list[Request]) -> None:
+    def execute(self, requests: list[Request], now_ns: int) -> None:
         """Send a batch to the stub. The owner hears of its end through ``executed`` or ``execution_failed``."""
         channel = self._channel
         assert channel is not None
         self._next_execution_id += 1
-        now = time.monotonic_ns()
-        self.executions.append(Execution(self._next_execution_id, requests, now))
+        self.executions.append(Execution(self._next_execution_id, requests, now_ns))
         describe = channel.describe
         batch = []
         for request in requests:
-            request.started_ns = now
             batch.append(
                 [
                     request.id,

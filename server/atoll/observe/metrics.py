@@ -7,7 +7,7 @@ metrics frontend shows ``page()``. Custom metrics of models join through ``regis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -31,11 +31,19 @@ class MetricsOptions:
 class ModelSeries:
     """One loaded version on the page: its labels, written once, and the statistics they belong to."""
 
-    __slots__ = ("key", "labels", "reason_labels", "statistics")
+    __slots__ = ("key", "labels", "pending", "reason_labels", "statistics")
 
-    def __init__(self, name: str, version: int, statistics: ModelStatistics, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        statistics: ModelStatistics,
+        pending: Callable[[], int],
+        tags: Mapping[str, str],
+    ) -> None:
         self.key = (name, version)
         self.statistics = statistics
+        self.pending = pending
         labels = {"model": name, "version": str(version)}
         labels.update((f"_{key}", value) for key, value in tags.items())
         self.labels = label_text(labels)
@@ -61,10 +69,19 @@ class Metrics:
         return self.registry.page()
 
     def add_model(
-        self, name: str, version: int, statistics: ModelStatistics, tags: Mapping[str, str] | None = None
+        self,
+        name: str,
+        version: int,
+        statistics: ModelStatistics,
+        pending: Callable[[], int],
+        tags: Mapping[str, str] | None = None,
     ) -> ModelSeries:
-        """Show a version from now on; ``tags`` are the ``metric_tags`` of its configuration."""
-        series = ModelSeries(name, version, statistics, tags or {})
+        """Show a version from now on.
+
+        ``pending`` tells how many of its requests wait for an execution; ``tags`` are the ``metric_tags`` of its
+        configuration.
+        """
+        series = ModelSeries(name, version, statistics, pending, tags or {})
         self._models[series.key] = series
         return series
 
@@ -119,7 +136,7 @@ class Metrics:
                 failure.add(reason_labels, failures)
             count.add(labels, statistics.inference_count)
             execution.add(labels, statistics.execution_count)
-            pending.add(labels, statistics.pending)
+            pending.add(labels, series.pending())
             load.add(labels, statistics.load_duration_s)
         durations = self._collect_durations() if self._options.counter_latencies else ()
         return (success, failure, count, execution, *durations, pending, load)

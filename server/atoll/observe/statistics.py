@@ -89,8 +89,6 @@ class _ResponseStatistics:
 
 class ModelStatistics:
     """The counters of one loaded version; a reload starts with new ones.
-
-    ``pending`` is the number of requests that wait for an execution; who queues and takes changes it directly.
     """
 
     __slots__ = (
@@ -107,7 +105,6 @@ class ModelStatistics:
         "inference_count",
         "last_inference_ms",
         "load_duration_s",
-        "pending",
         "queue",
         "success",
     )
@@ -125,7 +122,6 @@ class ModelStatistics:
         self.cache_hit = _Duration()
         self.cache_miss = _Duration()
         self.failures = [0] * len(Failure)
-        self.pending = 0
         self.load_duration_s = 0.0
         self._batches: dict[int, _BatchStatistics] = {}
         self._responses: dict[int, _ResponseStatistics] = {}
@@ -133,38 +129,37 @@ class ModelStatistics:
     def executed(
         self,
         batch_size: int,
-        requests_ns: Sequence[tuple[int, int]],
-        input_ns: int,
-        infer_ns: int,
-        output_ns: int,
-        now_ms: int,
+        count: int,
+        total_ns: int,
+        queue_ns: int,
+        compute_ns: tuple[int, int, int],
+        began_ms: int,
     ) -> None:
-        """An execution ended, and ``requests_ns`` of its requests with success: (end-to-end, queued) of each.
+        """An execution ended, and ``count`` of its requests with success; their times are summed.
 
         ``batch_size`` counts every request of the execution, those that failed as well (a request without batch
-        dimension counts one). The times of the execution are attributed whole to each of its requests. Call
-        :meth:`failed` for the others. ``now_ms`` is the time of day at which the last successful request began.
+        dimension counts one). ``compute_ns`` (input, infer, output) is attributed whole to each of its requests. Call
+        :meth:`failed` for the others. ``began_ms`` is the time of day at which the last successful request began.
         """
-        count = len(requests_ns)
         if not count:
             return
         batch_size = batch_size or 1
         self.inference_count += batch_size
         self.execution_count += 1
-        if now_ms > self.last_inference_ms:
-            self.last_inference_ms = now_ms
+        if began_ms > self.last_inference_ms:
+            self.last_inference_ms = began_ms
         success, queue = self.success, self.queue
         success.count += count
+        success.ns += total_ns
         queue.count += count
-        for total_ns, queue_ns in requests_ns:
-            success.ns += total_ns
-            queue.ns += queue_ns
-        self.compute_input.add(count, count * input_ns)
-        self.compute_infer.add(count, count * infer_ns)
-        self.compute_output.add(count, count * output_ns)
+        queue.ns += queue_ns
         batch = self._batches.get(batch_size)
         if batch is None:
             batch = self._batches[batch_size] = _BatchStatistics()
+        input_ns, infer_ns, output_ns = compute_ns
+        self.compute_input.add(count, count * input_ns)
+        self.compute_infer.add(count, count * infer_ns)
+        self.compute_output.add(count, count * output_ns)
         batch.compute_input.add(1, input_ns)
         batch.compute_infer.add(1, infer_ns)
         batch.compute_output.add(1, output_ns)

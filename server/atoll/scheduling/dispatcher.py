@@ -30,29 +30,40 @@ class Dispatcher:
         self._idle: collections.deque[Instance] = collections.deque()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def pending(self) -> int:
+        """Requests whose execution has not begun: queued, or sent ahead."""
+        ahead = sum(
+            len(execution.requests) for instance in self.instances for execution in list(instance.executions)[1:]
+        )
+        return len(self.queue) + ahead
+
     def submit(self, request: Request) -> None:
-        request.queued_ns = time.monotonic_ns()
-        self.queue.push(request)
-        self.pump()
+        now = request.queued_ns = time.monotonic_ns()
+        queue = self.queue
+        if queue.one_by_one and not queue:
+            instance = self._idle_instance()
+            if instance is not None:
+                instance.execute([request], now)
+                return
+        queue.push(request)
+        self._pump(now)
 
     def give_back(self, requests: list[Request]) -> None:
         """Requests that an instance took with it to the grave before it started them."""
         self.queue.push_front(requests)
-        self.pump()
+        self._pump(time.monotonic_ns())
 
     def freed(self, instance: Instance) -> None:
         """An instance came up, or finished an execution."""
-        if self.queue and instance.executions:
-            self._send_ahead(instance, time.monotonic_ns())
         if not instance.executions and instance not in self._idle:
             self._idle.append(instance)
         if self.queue:
-            self.pump()
+            self._pump(time.monotonic_ns())
 
-    def pump(self) -> None:
+    def _pump(self, now: int) -> None:
         """Hand out what may run now."""
         queue = self.queue
-        now = time.monotonic_ns()
         while queue:
             instance = self._idle_instance()
             if instance is None:
@@ -64,7 +75,7 @@ class Dispatcher:
                 self._idle.appendleft(instance)
                 self._wake_at(queue.wake_ns(), now)
                 return
-            instance.execute(batch)
+            instance.execute(batch, now)
 
     def _idle_instance(self) -> Instance | None:
         while self._idle:
@@ -75,7 +86,7 @@ class Dispatcher:
 
     def _send_ahead(self, instance: Instance, now: int) -> bool:
         if (
-            not self.queue.sends_ahead
+            not self.queue.one_by_one
             or len(instance.executions) != 1
             or instance.state is not State.READY
             or not 0 < instance.recent_execution_ns < _SHORT_EXECUTION_NS
@@ -85,7 +96,7 @@ class Dispatcher:
         batch = self.queue.next_batch(now)
         if batch is None:
             return False
-        instance.execute(batch)
+        instance.execute(batch, now)
         return True
 
     def _wake_at(self, wake_ns: int | None, now: int) -> None:
@@ -97,7 +108,7 @@ class Dispatcher:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.pump()
+        self._pump(time.monotonic_ns())
 
     def stop(self) -> list[Request]:
         """Nothing is handed out any more; returns what still waits."""

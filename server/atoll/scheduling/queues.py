@@ -25,8 +25,8 @@ Batch = list[Request]
 class Queue(Protocol):
     """What a dispatcher needs of a queue."""
 
-    sends_ahead: bool
-    """Whether a batch may be sent to an instance that is still busy."""
+    one_by_one: bool
+    """Whether a batch is always one request: then it gains nothing by waiting, and may be sent ahead."""
 
     def __len__(self) -> int: ...
 
@@ -51,7 +51,7 @@ class Queue(Protocol):
 class FifoQueue:
     """First come, first served, one at a time."""
 
-    sends_ahead = True
+    one_by_one = True
 
     def __init__(self) -> None:
         self._requests: collections.deque[Request] = collections.deque()
@@ -89,7 +89,7 @@ class DynamicBatcher:
     4. Else wait: more may come.
     """
 
-    sends_ahead = False  # while an instance is busy its next batch fills up
+    one_by_one = False
 
     def __init__(
         self,

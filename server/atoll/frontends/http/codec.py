@@ -85,13 +85,13 @@ class InferCodec:
         self,
         body: Buffer,
         json_nbytes: int | None,
-        take: Callable[[int, int], TensorData],
+        take: Callable[[int, int], TensorData] | None,
         respond: Callable[[Response], None],
     ) -> tuple[Request, InferPlan]:
         """The request in ``body``, and the plan that its responses are to be encoded with.
 
         ``json_nbytes`` is None where the client announced no header length: then all is JSON, or, if empty, a raw
-        request. ``take(offset, nbytes)`` gives a part of ``body`` as tensor data.
+        request. ``take(offset, nbytes)`` gives a part of ``body`` as tensor data; None where a copy will do.
         """
         nbytes = len(body)
         if json_nbytes is None:
@@ -102,12 +102,15 @@ class InferCodec:
             plan, request_id = plan_raw(self._model, body, self._max_input_nbytes), ""
         model = self._model
         parameters = plan.parameters
+        inputs = []
+        for name, datatype, shape, data, offset, size in plan.inputs:
+            if data is None:
+                start = json_nbytes + offset
+                data = bytes(body[start : start + size]) if take is None else take(start, size)
+            inputs.append(Tensor(name, datatype, shape, data))
         request = Request(
             model.name,
-            [
-                Tensor(name, datatype, shape, take(json_nbytes + offset, size) if data is None else data)
-                for name, datatype, shape, data, offset, size in plan.inputs
-            ],
+            inputs,
             respond,
             model_version=model.version,
             id=request_id,
@@ -117,6 +120,7 @@ class InferCodec:
             flags=plan.flags,
             priority=plan.priority,
             timeout_us=plan.timeout_us,
+            form=plan.form,
         )
         return request, plan
 
@@ -159,13 +163,15 @@ class InferCodec:
         for output in response.outputs:
             binary, classes = plan.forms.get(output.name, plan.default_form)
             tensor = self._classified(output, classes) if classes else output
-            nbytes = tensor.nbytes if binary else None
+            data = tensor.data
+            small = type(data) is bytes  # spares the property and the call, for what is mostly the case
+            nbytes = (len(data) if small else tensor.nbytes) if binary else None
             key = (tensor.name, tensor.datatype, nbytes, *tensor.shape)
             fragment = self._fragments.get(key) or self._describe(tensor, nbytes, key)
             if nbytes is None:
                 fragment = b"%b%b}" % (fragment, tensor_to_json(tensor.datatype, tensor.buffer()))
             elif nbytes:
-                blobs.append(tensor.buffer())
+                blobs.append(data if small else tensor.buffer())
                 blobs_nbytes += nbytes
             fragments.append(fragment)
         request_id, parameters = response.request.id, response.parameters

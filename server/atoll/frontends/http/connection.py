@@ -304,16 +304,16 @@ class Connection(asyncio.BufferedProtocol):
             json_nbytes = None if head.json_length is None else parse_header_length(head.json_length, len(body))
             content_type = JSON
             codec = self._codec = self._frontend.codec(model)
-            request, self._plan = codec.decode(body, json_nbytes, self._taker(body, block), self._on_response)
+            request, self._plan = codec.decode(body, json_nbytes, self._taker(block), self._on_response)
             self._request = request
             self._server.infer(request)
         except ServerError as error:
             self._request = None
             self._write_answer(error_answer(error, content_type))
 
-    def _taker(self, body: bytes | memoryview, block: Block | None) -> Callable[[int, int], TensorData]:
+    def _taker(self, block: Block | None) -> Callable[[int, int], TensorData] | None:
         if block is None:
-            return lambda offset, nbytes: body[offset : offset + nbytes]
+            return None
         start = self._block_offset
         return lambda offset, nbytes: Slice(block, start + offset, nbytes)
 

@@ -28,7 +28,7 @@ from atoll.frontends.http.members import (
     wrong_type,
 )
 from atoll.frontends.http.tensor_json import data_to_bytes
-from atoll.inference import SEQUENCE_END, SEQUENCE_START, Parameter
+from atoll.inference import SEQUENCE_END, SEQUENCE_START, Form, Parameter
 
 __all__ = ["InferPlan", "OutputForm", "PlannedInput", "element_count", "plan_document", "too_large"]
 
@@ -70,6 +70,8 @@ class InferPlan(NamedTuple):
     flags: int = 0
     priority: int = 0
     timeout_us: int = 0
+    form: Form | None = None
+    """Shared by the requests of this plan, when they differ in nothing but bytes behind the JSON."""
 
     @property
     def holds_data(self) -> bool:
@@ -96,6 +98,7 @@ def plan_document(model_name: str, document: object, tail_nbytes: int, max_input
         settings.flags,
         settings.priority,
         settings.timeout_us,
+        Form(),
     )
     return plan, request_id
 

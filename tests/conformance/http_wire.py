@@ -1,0 +1,120 @@
+"""HTTP by hand over one TCP connection, for tests of what no well-behaved client would send."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Reply", "Wire", "frame"]
+
+_TYPES = {"application/json": "J", "text/plain": "T", "application/octet-stream": "O"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One response as it came."""
+
+    version: str
+    status: int
+    reason: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def letter(self) -> str:
+        """The content type, by the letter that the specification's tables use."""
+        return _TYPES[self.headers["Content-Type"]]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The message of an error body, which holds nothing else."""
+        document = self.json
+        assert list(document) == ["error"], document
+        return str(document["error"])
+
+
+def frame(
+    method: str, target: str, body: bytes = b"", headers: Mapping[str, object] | None = None, version: str = "1.1"
+) -> bytes:
+    """The bytes of one request. A ``Content-Length`` is added to a body unless ``headers`` say how long it is."""
+    lines = {"Host": "test", **(headers or {})}
+    if (body or method == "POST") and "Content-Length" not in lines and "Transfer-Encoding" not in lines:
+        lines["Content-Length"] = len(body)
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {target} HTTP/{version}\r\n{head}\r\n".encode("latin-1") + body
+
+
+class Wire:
+    """A connection; a context manager."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._received = b""
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes | memoryview) -> None:
+        self.socket.sendall(data)
+
+    def request(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, object] | None = None
+    ) -> Reply:
+        self.send(frame(method, target, body, headers))
+        return self.receive()
+
+    def receive(self) -> Reply:
+        """The next response."""
+        head = self._read_until(b"\r\n\r\n").decode("latin-1")
+        status_line, *lines = head[:-4].split("\r\n")
+        version, status, reason = status_line.split(" ", 2)
+        headers = dict(line.split(": ", 1) for line in lines)
+        body = self._read_exactly(int(headers.get("Content-Length", 0)))
+        return Reply(version.removeprefix("HTTP/"), int(status), reason, headers, body)
+
+    def is_closed(self) -> bool:
+        """Whether the server ends the connection without another byte (waits for it to do something)."""
+        if self._received:
+            return False
+        try:
+            self._received = self.socket.recv(65536)
+        except ConnectionError:
+            return True
+        return not self._received
+
+    def _read_until(self, mark: bytes) -> bytes:
+        while mark not in self._received:
+            self._fill()
+        head, _, self._received = self._received.partition(mark)
+        return head + mark
+
+    def _read_exactly(self, nbytes: int) -> bytes:
+        parts = [self._received[:nbytes]]
+        self._received = self._received[nbytes:]
+        missing = nbytes - len(parts[0])
+        while missing:
+            part = self.socket.recv(min(missing, 1 << 20))
+            if not part:
+                raise EOFError(f"the connection ended {missing} bytes before the end of a body")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    def _fill(self) -> None:
+        data = self.socket.recv(65536)
+        if not data:
+            raise EOFError(f"the connection ended after {self._received!r}")
+        self._received += data
