@@ -83,6 +83,10 @@ class Served:
         """Status and body (parsed when it is JSON) of ``GET path``."""
         return _fetch(urllib.request.Request(f"http://{self.http_url}{path}"))
 
+    def post(self, path: str, document: Any) -> tuple[int, Any]:
+        """Status and body (parsed when it is JSON) of ``POST path`` with a JSON body."""
+        return _fetch(urllib.request.Request(f"http://{self.http_url}{path}", json.dumps(document).encode()))
+
     def metrics(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as response:
             return str(response.read().decode())

@@ -120,12 +120,8 @@ class Chunk:
         self.reserved_nbytes = 0
         self.used_lately = True  # since the last trim
         self.fd = _open_backing(nbytes, settings)
-        try:
-            os.ftruncate(self.fd, nbytes)
-            self.map = mmap.mmap(self.fd, nbytes)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        os.ftruncate(self.fd, nbytes)
+        self.map = mmap.mmap(self.fd, nbytes)
         self.bytes = np.frombuffer(self.map, dtype=np.uint8)
 
     def take(self, nbytes: int) -> Optional[int]:
@@ -200,7 +196,7 @@ class Slice:
 
     def view(self) -> memoryview:
         """The bytes, without a copy; the block stays allocated while the view exists."""
-        return memoryview(view_bytes(self.block.chunk.bytes, self.offset, self.nbytes, self.block))
+        return view_bytes(self.block.chunk.bytes, self.offset, self.nbytes, self.block).data
 
 
 class Arena:

@@ -21,7 +21,7 @@ import socket
 import struct
 from typing import Any, List, Tuple
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 __all__ = ["FrameReader", "INLINE_NBYTES", "Kind", "MAX_FRAME_NBYTES", "pack", "receive_chunk", "send_chunk"]
 

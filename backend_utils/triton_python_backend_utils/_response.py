@@ -1,7 +1,7 @@
 """``InferenceResponse``: output tensors or an error, for one request."""
 
 import json
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 from triton_python_backend_utils._arguments import sequence
 from triton_python_backend_utils._errors import TritonError, TritonModelException
@@ -19,6 +19,8 @@ class InferenceResponse:
 
     __slots__ = ("__weakref__", "_error", "_output_tensors", "_parameters")
 
+    _parameters: Union[Dict[str, Any], str, None]
+
     def __init__(
         self,
         output_tensors: Sequence[Tensor] = (),
@@ -34,7 +36,7 @@ class InferenceResponse:
                 raise TypeError(f"output_tensors must hold Tensor objects, not {type(tensor).__name__}")
         if error is not None and not isinstance(error, TritonError):
             raise TypeError(f"error must be a TritonError or None, not {type(error).__name__}")
-        self._output_tensors = list(output_tensors)
+        self._output_tensors: List[Tensor] = list(output_tensors)
         self._error = error
         self._parameters = None if parameters is None else check_parameters(parameters)
 
@@ -49,6 +51,5 @@ class InferenceResponse:
 
     def parameters(self) -> str:
         """The response's parameters as JSON text; ``""`` for an error response received through BLS."""
-        if self._parameters is None:
-            return "{}"
-        return json.dumps(self._parameters) if self._parameters != "" else ""
+        parameters = self._parameters
+        return parameters if isinstance(parameters, str) else json.dumps(parameters or {})

@@ -96,9 +96,9 @@ class Tensor:
             assert array is not None
             data = array.tobytes() if array.nbytes <= INLINE_NBYTES else store.place(array)
             self._data = data
-        elif type(data) is bytes and len(data) > INLINE_NBYTES:
+        elif isinstance(data, bytes) and len(data) > INLINE_NBYTES:
             data = self._data = store.place(data)
-        return [self._name, self._code, list(self._shape), data if type(data) is bytes else data.reference()]
+        return [self._name, self._code, list(self._shape), data if isinstance(data, bytes) else data.reference()]
 
     def name(self) -> str:
         return self._name
@@ -130,8 +130,8 @@ class Tensor:
                 "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
             )
         if code == BYTES.code:
-            array = deserialize_bytes_tensor(data if type(data) is bytes else data.array())
-        elif type(data) is bytes:
+            array = deserialize_bytes_tensor(data if isinstance(data, bytes) else data.array())
+        elif isinstance(data, bytes):
             array = np.frombuffer(bytearray(data), DTYPE_BY_CODE[code])
         else:
             array = data.array()

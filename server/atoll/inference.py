@@ -8,7 +8,6 @@ See also: ``atoll_ipc.memory`` for :class:`Slice`, the reference to tensor bytes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Union
 
 from atoll_ipc.memory import Slice
 
@@ -16,8 +15,8 @@ from atoll.errors import ServerError
 
 __all__ = ["Form", "Parameter", "Request", "Response", "SEQUENCE_END", "SEQUENCE_START", "Tensor", "TensorData"]
 
-Parameter = Union[str, int, bool, float]
-TensorData = Union[bytes, bytearray, memoryview, Slice]
+Parameter = str | int | bool | float
+TensorData = bytes | bytearray | memoryview | Slice
 
 SEQUENCE_START = 1
 SEQUENCE_END = 2
@@ -30,7 +29,7 @@ class Tensor:
     little-endian length and then the bytes.
     """
 
-    __slots__ = ("name", "datatype", "shape", "data")
+    __slots__ = ("data", "datatype", "name", "shape")
 
     def __init__(self, name: str, datatype: str, shape: Sequence[int], data: TensorData) -> None:
         self.name = name
@@ -41,6 +40,8 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         data = self.data
+        if type(data) is bytes:  # mostly
+            return len(data)
         return data.nbytes if isinstance(data, (Slice, memoryview)) else len(data)
 
     def buffer(self) -> bytes | bytearray | memoryview:
@@ -75,22 +76,22 @@ class Request:
     """
 
     __slots__ = (
-        "model_name",
-        "model_version",
-        "id",
-        "inputs",
-        "outputs",
-        "parameters",
+        "batch_size",
+        "cancelled",
         "correlation_id",
         "flags",
-        "priority",
-        "timeout_us",
-        "respond",
         "form",
-        "cancelled",
-        "batch_size",
-        "received_ns",
+        "id",
+        "inputs",
+        "model_name",
+        "model_version",
+        "outputs",
+        "parameters",
+        "priority",
         "queued_ns",
+        "received_ns",
+        "respond",
+        "timeout_us",
     )
 
     def __init__(
@@ -133,7 +134,7 @@ class Response:
     A response with neither outputs nor an error may carry only the final flag (``empty``).
     """
 
-    __slots__ = ("request", "model_name", "model_version", "outputs", "parameters", "error", "final", "empty")
+    __slots__ = ("empty", "error", "final", "model_name", "model_version", "outputs", "parameters", "request")
 
     def __init__(
         self,

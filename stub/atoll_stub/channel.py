@@ -28,7 +28,7 @@ class Channel:
         self.store = store
         self._socket = connection
         self._frames = FrameReader()
-        self._sending = threading.Lock()
+        self.sending = threading.RLock()  # held by who must not be overtaken by another thread's message
         self._turn = threading.Condition(threading.Lock())
         self._reading = False
         self._commands: Deque[Message] = collections.deque()
@@ -36,9 +36,8 @@ class Channel:
         self._call_ids = itertools.count(1)
 
     def send(self, message: Message) -> None:
-        frame = pack(message)
-        with self._sending:
-            self._socket.sendall(frame)
+        with self.sending:
+            self._socket.sendall(pack(message))
 
     def next_command(self) -> Message:
         """The next LOAD, EXECUTE or FINALIZE. Raises EOFError when the supervisor is gone."""

@@ -36,7 +36,7 @@ class Instance:
             message = self._channel.next_command()
             kind = message[0]
             if kind == Kind.EXECUTE:
-                self._channel.send(self._execute(message))
+                self._execute(message[1], message[2])
             elif kind == Kind.LOAD:
                 error = self._load(message[1])
                 self._channel.send([Kind.LOADED, error])
@@ -72,28 +72,33 @@ class Instance:
 
     # -- execute
 
-    def _execute(self, message: List[Any]) -> List[Any]:
-        """The message that answers an EXECUTE. Nothing of the batch is referred to when it returns."""
+    def _execute(self, execution_id: int, wire_requests: List[List[Any]]) -> None:
+        """Run a batch and answer it with RESULT or FAILED."""
         received = _now()
-        requests = self._requests(message[2])
+        requests = self._requests(wire_requests)
         assert self._model is not None
+        results: List[List[Any]] = []
+        failure = None
         try:
             started = _now()
             responses = self._model.execute(requests)
             done = _now()
-            results = [
-                self._response(response, request._requested_output_names)
-                for response, request in zip(responses, requests)
-            ]
+            for response, request in zip(responses, requests):
+                results.append(self._response(response, request._requested_output_names))
+            times = (started - received, done - started, _now() - done)
         except BaseException as error:
-            text = str(error) if isinstance(error, (WrongReturn, OutOfSharedMemory)) else render_exception(error)
-            del error
-            requests = responses = None  # type: ignore[assignment]
-            return [Kind.FAILED, message[1], text, self._store.take_released()]
-        # Leases end here, before the message goes out: the next request finds the blocks free.
-        requests = responses = response = request = None  # type: ignore[assignment]
-        times = (started - received, done - started, _now() - done)
-        return [Kind.RESULT, message[1], results, self._store.take_released(), times]
+            failure = str(error) if isinstance(error, (WrongReturn, OutOfSharedMemory)) else render_exception(error)
+            for tensors, _, _ in results:
+                self._store.take_back(tensors)
+        # Leases end here, so that the answer tells of them and the next request finds the blocks free. No other thread
+        # may tell of them first: the answer refers to what it passes on.
+        with self._channel.sending:
+            requests = responses = request = response = None  # type: ignore[assignment]
+            released = self._store.take_released()
+            if failure is None:
+                self._channel.send([Kind.RESULT, execution_id, results, released, times])
+            else:
+                self._channel.send([Kind.FAILED, execution_id, failure, released])
 
     def _requests(self, wire_requests: List[List[Any]]) -> List[InferenceRequest]:
         leases: Dict[Tuple[int, int], Lease] = {}
@@ -113,10 +118,20 @@ class Instance:
         error = response._error
         if error is not None:
             return [[], [int(error.code()), error.message()], None]
-        store = self._store
         # Filtering changes the response object itself, as in the original.
         response._output_tensors = [tensor for tensor in response._output_tensors if tensor._name in requested]
-        return [[tensor._transmit(store) for tensor in response._output_tensors], None, response._parameters]
+        return [self._describe(response._output_tensors), None, response._parameters]
+
+    def _describe(self, tensors: List[Tensor]) -> List[List[Any]]:
+        """Tensors as they go into a message; when one of them cannot, none is lent."""
+        described: List[List[Any]] = []
+        try:
+            for tensor in tensors:
+                described.append(tensor._transmit(self._store))
+        except BaseException:
+            self._store.take_back(described)
+            raise
+        return described
 
     # -- BLS
 
@@ -132,7 +147,7 @@ class Instance:
                 request._timeout,
                 request._parameters,
                 request._requested_output_names,
-                [tensor._transmit(self._store) for tensor in request._inputs],
+                self._describe(request._inputs),
                 request._model_name,
                 request._model_version,
             ]
@@ -142,6 +157,6 @@ class Instance:
         if error_fields is not None:
             code, text = error_fields
             response = InferenceResponse(error=TritonError(text, ErrorCode(code)))
-            response._parameters = ""  # type: ignore[assignment]  # as the original answers errors
+            response._parameters = ""  # as the original answers errors
             return response
         return InferenceResponse(self._tensors(outputs, {}), parameters=parameters)

@@ -10,6 +10,8 @@ Rules:
 3. One lease per block at a time. A block that is sent again while leased is copied instead, since two leases would
    share the private pages.
 4. A block of ours that was sent is *lent* until the supervisor says that nobody reads it any more.
+5. An array that is part of a leased block and that nobody has written into goes out by reference: renaming a tensor,
+   ``Tensor("B", a.as_numpy())``, copies nothing. The kernel knows what was written (see ``pagemap``).
 """
 
 import collections
@@ -17,11 +19,13 @@ import mmap
 import os
 import socket
 import threading
-from typing import Any, Deque, Dict, Iterable, List, Set, Tuple, Union
+from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 import numpy as np
 from atoll_ipc.memory import Arena, ArenaSettings, Block, view_bytes
 from atoll_ipc.wire import receive_chunk, send_chunk
+
+from atoll_stub.pagemap import PageMap
 
 __all__ = ["Store"]
 
@@ -37,6 +41,7 @@ class PeerChunk:
         self.fd = fd
         self.map = mmap.mmap(fd, nbytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         self.bytes = np.frombuffer(self.map, dtype=np.uint8)
+        self.address: int = self.bytes.__array_interface__["data"][0]
 
     def __del__(self) -> None:
         fd = getattr(self, "fd", -1)
@@ -93,8 +98,8 @@ class Own:
         self._nbytes = nbytes
 
     def array(self) -> Array:
-        block = self._block
-        return view_bytes(block.chunk.bytes, block.start, self._nbytes, block)
+        start = self._block.start
+        return self._block.chunk.bytes[start : start + self._nbytes].copy()  # the block's readers see its content fixed
 
     def reference(self) -> List[int]:
         block = self._block
@@ -114,6 +119,7 @@ class Store:
         self._leased: Set[Key] = set()
         self._released: Deque[Key] = collections.deque()
         self._lent: Dict[Key, List[Block]] = {}
+        self._pages = PageMap()
 
     # -- what we receive
 
@@ -164,16 +170,34 @@ class Store:
 
     # -- what we send
 
-    def place(self, data: Union[bytes, Array]) -> Own:
-        """Copy an array (or bytes) into a block of our own. Raises ``OutOfSharedMemory``."""
+    def place(self, data: Union[bytes, Array]) -> Union[Own, Received]:
+        """Get an array (or bytes) into shared memory. Raises ``OutOfSharedMemory``."""
+        if not isinstance(data, bytes):
+            received = self._unwritten(data)
+            if received is not None:
+                return received
         source = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
         block = self.arena.allocate(source.nbytes)
         chunk = block.chunk
-        if chunk.id not in self._announced:
-            self._announced.add(chunk.id)
-            send_chunk(self._lane, chunk.id, chunk.nbytes, chunk.fd)
+        with self._lock:  # another thread's message must not name the chunk before the lane has it
+            if chunk.id not in self._announced:
+                send_chunk(self._lane, chunk.id, chunk.nbytes, chunk.fd)
+                self._announced.add(chunk.id)
         chunk.bytes[block.start : block.start + source.nbytes] = source
         return Own(self, block, source.nbytes)
+
+    def _unwritten(self, array: Array) -> Optional[Received]:
+        """The block that a contiguous array is part of, if that is leased and still what its owner wrote."""
+        base = array.base
+        while isinstance(base, np.ndarray):
+            base = base.base
+        lease = getattr(base, "keep", None)
+        if not isinstance(lease, Lease):
+            return None
+        address = array.__array_interface__["data"][0]
+        if self._pages.written(address, array.nbytes):
+            return None
+        return Received(lease, address - lease.chunk.address, array.nbytes)
 
     def lend(self, block: Block) -> None:
         with self._lock:
@@ -187,6 +211,11 @@ class Store:
                 blocks.pop()
                 if not blocks:
                     del self._lent[(chunk_id, start)]
+
+    def take_back(self, tensors: Iterable[List[Any]]) -> None:
+        """Tensors were described for a message that is not sent after all."""
+        keys = [data[:2] for _, _, _, data in tensors if not isinstance(data, bytes)]
+        self.returned(key for key in keys if tuple(key) in self._lent)
 
     def trim(self) -> List[int]:
         gone = self.arena.trim()

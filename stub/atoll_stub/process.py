@@ -2,12 +2,10 @@
 
 import ctypes
 import os
-import random
 import signal
 import sys
+from io import TextIOWrapper
 from typing import Any
-
-import numpy as np
 
 __all__ = ["become_stub", "set_title", "tie_to_parent"]
 
@@ -49,13 +47,19 @@ def become_stub(title: str, parent_pid: int, stdout: int, stderr: int) -> None:
     os.close(stdout)
     os.close(stderr)
     # Line by line, so that the log has what a model printed before it died.
-    sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
-    # Forked twins must not draw the same random numbers.
-    np.random.seed()
-    random.seed()
+    sys.stdout = sys.__stdout__ = _line_writer(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _line_writer(2)  # type: ignore[misc]
+    # Forked twins must not draw the same random numbers. Python sees to its own generator; numpy seeds its one when
+    # numpy.random is imported, which takes memory and time that many models never need.
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
     sys.argv = [""]
     sys.path[:0] = [""]
+
+
+def _line_writer(descriptor: int) -> TextIOWrapper:
+    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def _ignore(signum: int, frame: Any) -> None:

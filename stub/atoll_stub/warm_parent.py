@@ -60,8 +60,9 @@ def serve(control: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
     gc.collect()
     gc.freeze()  # what is imported stays shared with the children: a collection would touch every object's page
+    sources: List[Any] = [control, woken]
     while True:
-        ready, _, _ = select.select([control, woken], [], [])
+        ready, _, _ = select.select(sources, [], [])
         if woken in ready:
             os.read(woken, 4096)
             _report_exits(control)

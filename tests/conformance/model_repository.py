@@ -33,7 +33,9 @@ def write_repository(folder: Path) -> None:
     for datatype in DATATYPES:
         name = "string" if datatype == "BYTES" else datatype.lower()
         _write(folder, f"ident_{name}", "identity", [("INPUT0", datatype, [-1])], max_batch_size=8)
-        _write(folder, f"pass_{name}", "pass_on", [("TENSOR", datatype, [-1, -1])], outputs=[("TENSOR", datatype, [-1])])
+        _write(
+            folder, f"pass_{name}", "pass_on", [("TENSOR", datatype, [-1, -1])], outputs=[("TENSOR", datatype, [-1])]
+        )
     _write(folder, "nobatch", "identity", [("INPUT0", "FP32", [4])], labels=["cat", "dog", "bird"])
     optional = [("INPUT0", "FP32", [-1]), ("INPUT1", "INT32", [-1]), ("INPUT2", "BYTES", [1])]
     _write(folder, "opt", "identity", optional, max_batch_size=4, optional=("INPUT1", "INPUT2"))
@@ -41,9 +43,14 @@ def write_repository(folder: Path) -> None:
     _write(folder, "params", "facts", [("INPUT0", "INT32", [1])], outputs=facts)
     _write(folder, "fresh", "facts", [("INPUT0", "INT32", [1])], outputs=facts)
     _write(
-        folder, "versions", "facts", [("INPUT0", "INT32", [1])], outputs=facts, versions=VERSIONS,
+        folder,
+        "versions",
+        "facts",
+        [("INPUT0", "INT32", [1])],
+        outputs=facts,
+        versions=VERSIONS,
         more="version_policy { all {} }",
-    )  # fmt: skip
+    )
     _write(folder, "raw_string", "identity", [("INPUT0", "BYTES", [1])], max_batch_size=8)
     _write(folder, "wild", "identity", [("INPUT0", "FP32", [-1, -1])], max_batch_size=8)
     _write(folder, "mixed", "identity", [("INPUT0", "UINT8", [-1]), ("INPUT1", "FP64", [-1])])

@@ -301,7 +301,9 @@ def _queue(config: ModelConfig) -> Queue:
 def _signature(config: ModelConfig) -> Callable[[Request], Hashable]:
     """What must be equal in one batch: shapes of inputs that may vary, and which optional inputs there are."""
     varying = {
-        spec.name for spec in config.inputs.values() if not spec.allow_ragged_batch and (-1 in spec.dims or spec.optional)
+        spec.name
+        for spec in config.inputs.values()
+        if not spec.allow_ragged_batch and (-1 in spec.dims or spec.optional)
     }
     if not varying:
         return lambda request: None

@@ -44,9 +44,9 @@ class ServerOptions:
     model_config_name: str = ""
     load_thread_count: int = 4
     load_retry_count: int = 0
-    arena: ArenaSettings = ArenaSettings()
+    arena: ArenaSettings = field(default_factory=ArenaSettings)
     stub_timeout_s: float = 30.0
-    metrics: MetricsOptions = MetricsOptions()
+    metrics: MetricsOptions = field(default_factory=MetricsOptions)
     log: LogSettings = field(default_factory=LogSettings)
 
 
@@ -161,9 +161,7 @@ class Server:
         return clean and all(loaded)
 
     def _scan(self) -> scan.Scan:
-        options = scan.Options(
-            strict=not self.options.auto_complete_config, config_name=self.options.model_config_name
-        )
+        options = scan.Options(strict=not self.options.auto_complete_config, config_name=self.options.model_config_name)
         flat = [Path(path) for path in self.options.repositories if scan.is_flat(Path(path))]
         ordinary = [Path(path) for path in self.options.repositories if Path(path) not in flat]
         scans = [scan.scan(ordinary, options), *(scan.load_flat(path, options) for path in flat)]
@@ -267,9 +265,7 @@ class Server:
             if number != -1:
                 models = [model for model in models if model.version == number]
                 if not models:
-                    raise ServerError(
-                        Code.INVALID_ARG, f"requested model version is not available for model '{name}'"
-                    )
+                    raise ServerError(Code.INVALID_ARG, f"requested model version is not available for model '{name}'")
         return [model.statistics.as_dict(model.name, model.version) for model in models]
 
     def index(self, ready: bool = False) -> list[dict[str, Any]]:

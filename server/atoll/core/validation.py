@@ -73,7 +73,9 @@ class Validator:
 
     def _wrong_count(self, request: Request, names: list[str], missing: list[str]) -> ServerError:
         most, least = len(self._inputs), len(self._required)
-        expected = f"expected {most} inputs" if most == least else f"expected number of inputs between {least} and {most}"
+        expected = (
+            f"expected {most} inputs" if most == least else f"expected number of inputs between {least} and {most}"
+        )
         got = ",".join(f"'{name}'" for name in names)
         # The original prints no opening bracket when nothing is missing.
         lacking = "[" + ",".join(f"'{name}'" for name in missing) if missing else ""
@@ -148,8 +150,9 @@ class Validator:
         expected = _text([-1, *spec.dims] if batching else spec.dims)
         note = (
             "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to "
-            "each input shape. If you want to specify the full shape including the batch dim in your input dims config, "
-            "try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
+            "each input shape. If you want to specify the full shape including the batch dim in your input dims "
+            "config, try setting max_batch_size to zero. See the model configuration docs for more info on "
+            "max_batch_size."
         )
         raise _refused(
             f"{_rid(request)}unexpected shape for input '{tensor.name}' for model '{self._name}'. Expected {expected}, "

@@ -18,7 +18,8 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from atoll_ipc.memory import ArenaSettings
 from atoll_ipc.wire import Kind
@@ -32,6 +33,8 @@ from atoll.instances.warm_parent import Fork, WarmParent
 __all__ = ["Execution", "Instance", "InstanceSettings", "Owner", "State"]
 
 _log = logging.getLogger(__name__)
+
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 _EXIT_STATUS_WAIT_S = 0.1
 _FIRST_DELAY_S = 0.05
@@ -169,12 +172,11 @@ class Instance:
             for _, write in pipes.values():
                 os.close(write)
         for stream, (read, _) in pipes.items():
-            _, self._outputs[stream] = await loop.connect_read_pipe(
-                lambda stream=stream: OutputReader(lambda line: self._owner.output(self, stream, line)),
-                open(read, "rb", buffering=0),
-            )
-        self._channel = Channel(lane_ours, self._on_message, self._on_closed)
-        await loop.create_unix_connection(lambda: self._channel, sock=channel_ours)  # type: ignore[arg-type,return-value]
+            reader = self._outputs[stream] = OutputReader(partial(self._owner.output, self, stream))
+            pipe = open(read, "rb", buffering=0)  # noqa: SIM115  # the loop closes it
+            await loop.connect_read_pipe(partial(_same, reader), pipe)
+        channel = self._channel = Channel(lane_ours, self._on_message, self._on_closed)
+        await loop.create_unix_connection(partial(_same, channel), sock=channel_ours)
 
     async def stop(self, timeout_s: float) -> bool:
         """Finalize the model and end the stub; True when it ended by itself within ``timeout_s``."""
@@ -233,8 +235,8 @@ class Instance:
         assert self._buried is not None
         assert self._loaded is not None
         self.kill()  # a process that closed its channel serves nobody
-        outputs = [reader.closed for reader in self._outputs.values()]
-        await asyncio.wait([self.fork.exited, *outputs], timeout=_EXIT_STATUS_WAIT_S)
+        ends: list[asyncio.Future[Any]] = [self.fork.exited, *(reader.closed for reader in self._outputs.values())]
+        await asyncio.wait(ends, timeout=_EXIT_STATUS_WAIT_S)
         reason = self._cause_of_death()
         if not self._loaded.done():
             self._loaded.set_result(f"Stub process '{self.name}' is not healthy. {reason}")
@@ -402,6 +404,11 @@ class Instance:
         except ServerError as error:
             text = f"Model {model_name} - Error when running inference: {error.message}"
             reply(Response(request, -1, [], error=ServerError(Code.INTERNAL, text)))
+
+
+def _same(protocol: _Protocol) -> _Protocol:
+    """What asyncio calls a protocol factory, for a protocol that exists."""
+    return protocol
 
 
 def _log_failure(task: asyncio.Future[Any]) -> None:

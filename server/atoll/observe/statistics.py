@@ -10,7 +10,6 @@ succeeded. A batch that failed as a whole counts as failures, with the reason BA
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["Failure", "ModelStatistics", "ResponseOutcome"]
@@ -88,8 +87,7 @@ class _ResponseStatistics:
 
 
 class ModelStatistics:
-    """The counters of one loaded version; a reload starts with new ones.
-    """
+    """The counters of one loaded version; a reload starts with new ones."""
 
     __slots__ = (
         "_batches",

@@ -1,7 +1,7 @@
 """The queues of a model: state without IO.
 
-Events in (a request, a moment), batches out. No socket, no clock and no process here; :mod:`atoll.scheduling.dispatcher`
-is the shell that asks. Times are ``time.monotonic_ns``.
+Events in (a request, a moment), batches out. No socket, no clock and no process here; the shell that asks is
+:mod:`atoll.scheduling.dispatcher`. Times are ``time.monotonic_ns``.
 
 Two schedulers, as in the original:
 
@@ -123,14 +123,14 @@ class DynamicBatcher:
         signature = self._signature(queue[0])
         total = count = preferred_count = 0
         complete = False
-        for request in queue:
-            if count and (
+        for position, request in enumerate(queue):
+            if position and (
                 total + request.batch_size > self._max_batch_size or self._signature(request) != signature
             ):
                 complete = True
                 break
             total += request.batch_size
-            count += 1
+            count = position + 1
             if total in self._preferred:
                 preferred_count = count
         overdue = now_ns - queue[0].queued_ns >= self._max_delay_ns

@@ -79,5 +79,5 @@ class ChunkedBody:
         if len(self.body) + self._missing > self._limit_nbytes:
             raise ServerError(
                 Code.INVALID_ARG,
-                f"chunked request body exceeds the maximum of {self._limit_nbytes} bytes; send it with a Content-Length",
+                f"chunked request body exceeds {self._limit_nbytes} bytes; send it with a Content-Length",
             )

@@ -103,8 +103,11 @@ class InferCodec:
         model = self._model
         parameters = plan.parameters
         inputs = []
-        for name, datatype, shape, data, offset, size in plan.inputs:
-            if data is None:
+        for name, datatype, shape, packed, offset, size in plan.inputs:
+            data: TensorData
+            if packed is not None:
+                data = packed
+            else:
                 start = json_nbytes + offset
                 data = bytes(body[start : start + size]) if take is None else take(start, size)
             inputs.append(Tensor(name, datatype, shape, data))
@@ -163,15 +166,13 @@ class InferCodec:
         for output in response.outputs:
             binary, classes = plan.forms.get(output.name, plan.default_form)
             tensor = self._classified(output, classes) if classes else output
-            data = tensor.data
-            small = type(data) is bytes  # spares the property and the call, for what is mostly the case
-            nbytes = (len(data) if small else tensor.nbytes) if binary else None
+            nbytes = tensor.nbytes if binary else None
             key = (tensor.name, tensor.datatype, nbytes, *tensor.shape)
             fragment = self._fragments.get(key) or self._describe(tensor, nbytes, key)
             if nbytes is None:
                 fragment = b"%b%b}" % (fragment, tensor_to_json(tensor.datatype, tensor.buffer()))
             elif nbytes:
-                blobs.append(data if small else tensor.buffer())
+                blobs.append(tensor.buffer())
                 blobs_nbytes += nbytes
             fragments.append(fragment)
         request_id, parameters = response.request.id, response.parameters

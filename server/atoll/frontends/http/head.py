@@ -25,16 +25,16 @@ class Head:
     """What one head says. Immutable once read; shared by every request that has the same."""
 
     __slots__ = (
+        "chunked",
+        "content_encoding",
+        "content_length",
+        "expects_continue",
+        "headers",
+        "http_1_0",
+        "json_length",
+        "keep_alive",
         "method",
         "path",
-        "headers",
-        "keep_alive",
-        "http_1_0",
-        "content_length",
-        "chunked",
-        "expects_continue",
-        "json_length",
-        "content_encoding",
         "target",
     )
 

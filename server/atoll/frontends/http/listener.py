@@ -56,9 +56,7 @@ class HttpFrontend:
                 backlog=_BACKLOG,
             )
         except OSError as error:
-            raise ServerError(
-                Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use "
-            ) from error
+            raise ServerError(Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use ") from error
         listening = self._listener.sockets[0]
         self.port = listening.getsockname()[1]
 

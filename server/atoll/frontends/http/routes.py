@@ -131,5 +131,6 @@ def find_route(method: bytes, path: bytes) -> Route | Answer:
         if match is not None:
             if method not in route.methods:
                 return Answer(405, route.content_type, b'{"error":"Method Not Allowed"}')
-            return route._replace(**{key: value or "" for key, value in match.groupdict().items()})
+            found = match.groupdict()
+            return route._replace(model=found.get("model") or "", version=found.get("version") or "")
     return Answer(404, TEXT, b'{"error":"Not Found"}')
