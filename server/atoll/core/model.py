@@ -204,7 +204,7 @@ class Model:
         for request in execution.requests:
             batch_size += request.batch_size
             total_ns += now - request.received_ns
-            queue_ns += execution.sent_ns - request.queued_ns
+            queue_ns += execution.began_ns - request.queued_ns
         began_ms = (request.received_ns + _EPOCH_OFFSET_NS) // 1_000_000
         self.statistics.executed(batch_size, len(execution.requests), total_ns, queue_ns, times_ns, began_ms)
         for response in responses:

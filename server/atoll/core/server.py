@@ -22,7 +22,7 @@ from atoll.observe.exposition import Family, label_text
 from atoll.observe.log import LogSettings
 from atoll.observe.metrics import Metrics, MetricsOptions
 from atoll.repository import scan
-from atoll.repository.config import ModelConfig
+from atoll.repository.config import ModelConfig, QueuePolicy
 
 __all__ = ["Server", "ServerOptions"]
 
@@ -224,9 +224,13 @@ class Server:
 
     def infer(self, request: Request) -> None:
         """Queue a request of a client. Raises ServerError when it is refused; else ``request.respond`` is called."""
+        self.submit(self._catalog.find(request.model_name, request.model_version), request)
+
+    def submit(self, model: Model, request: Request) -> None:
+        """The same, for a caller that has the model already."""
         if self._stopping:
             raise ServerError(Code.UNAVAILABLE, "Server not ready")
-        self._catalog.find(request.model_name, request.model_version).infer(request)
+        model.infer(request)
 
     def cancel(self, request: Request) -> None:
         """The client is gone. Safe at any time."""
@@ -327,9 +331,20 @@ class Server:
 
 
 def _check_supported(config: ModelConfig) -> None:
-    """Refuse, rather than serve wrongly, what is not built yet."""
-    for field_name in ("sequence_batching", "ensemble_scheduling"):
-        if field_name in config.json:
-            raise ServerError(Code.UNSUPPORTED, f"'{field_name}' of model '{config.name}' is not supported yet")
+    """Refuse what would be served wrongly because it is not built yet; warn of what would only be missed."""
+    refused: list[str] = [name for name in ("sequence_batching", "ensemble_scheduling") if name in config.json]
     if config.decoupled:
-        raise ServerError(Code.UNSUPPORTED, f"'decoupled' of model '{config.name}' is not supported yet")
+        refused.append("decoupled")
+    if "EXECUTION_ENV_PATH" in config.parameters:
+        refused.append("EXECUTION_ENV_PATH")
+    if refused:
+        raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")
+    missed = [name for name in ("model_warmup", "response_cache") if config.json.get(name)]
+    batching = config.dynamic_batching
+    if batching is not None:
+        policies = {batching.default_queue_policy, *batching.priority_queue_policies.values()}
+        missed += ["queue policies"] if policies != {QueuePolicy()} else []
+        missed += ["priority_levels"] if batching.priority_levels else []
+        missed += ["preserve_ordering"] if batching.preserve_ordering else []
+    for name in missed:
+        _log.warning(f"model '{config.name}': '{name}' is not supported yet and has no effect")

@@ -67,14 +67,14 @@ class InstanceSettings:
 
 
 class Execution:
-    """One batch at the stub."""
+    """One batch at the stub. ``began_ns`` is when it was sent, or when the one before it ended."""
 
-    __slots__ = ("id", "requests", "sent_ns")
+    __slots__ = ("began_ns", "id", "requests")
 
-    def __init__(self, id: int, requests: list[Request], sent_ns: int) -> None:
+    def __init__(self, id: int, requests: list[Request], began_ns: int) -> None:
         self.id = id
         self.requests = requests
-        self.sent_ns = sent_ns
+        self.began_ns = began_ns
 
 
 class Owner(Protocol):
@@ -354,6 +354,8 @@ class Instance:
             raise ValueError(f"answer to execution {execution_id}, expected {execution.id}")
         for request in execution.requests:
             request.inputs = []  # not needed for another attempt any more
+        if self.executions:
+            self.executions[0].began_ns = time.monotonic_ns()
         return execution
 
     def _on_result(self, message: list[Any]) -> None:

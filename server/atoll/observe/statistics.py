@@ -154,13 +154,16 @@ class ModelStatistics:
         batch = self._batches.get(batch_size)
         if batch is None:
             batch = self._batches[batch_size] = _BatchStatistics()
-        input_ns, infer_ns, output_ns = compute_ns
-        self.compute_input.add(count, count * input_ns)
-        self.compute_infer.add(count, count * infer_ns)
-        self.compute_output.add(count, count * output_ns)
-        batch.compute_input.add(1, input_ns)
-        batch.compute_infer.add(1, infer_ns)
-        batch.compute_output.add(1, output_ns)
+        for ns, duration, of_batch in zip(
+            compute_ns,
+            (self.compute_input, self.compute_infer, self.compute_output),
+            (batch.compute_input, batch.compute_infer, batch.compute_output),
+            strict=True,
+        ):
+            duration.count += count
+            duration.ns += count * ns
+            of_batch.count += 1
+            of_batch.ns += ns
 
     def failed(self, reason: Failure, total_ns: int) -> None:
         """A request failed after its model's queue had accepted it, or because that queue would not."""

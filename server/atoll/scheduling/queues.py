@@ -28,7 +28,8 @@ class Queue(Protocol):
     one_by_one: bool
     """Whether a batch is always one request: then it gains nothing by waiting, and may be sent ahead."""
 
-    def __len__(self) -> int: ...
+    requests: collections.deque[Request]
+    """What waits; for looking only."""
 
     def push(self, request: Request) -> None: ...
 
@@ -54,28 +55,25 @@ class FifoQueue:
     one_by_one = True
 
     def __init__(self) -> None:
-        self._requests: collections.deque[Request] = collections.deque()
-
-    def __len__(self) -> int:
-        return len(self._requests)
+        self.requests: collections.deque[Request] = collections.deque()
 
     def push(self, request: Request) -> None:
-        self._requests.append(request)
+        self.requests.append(request)
 
     def push_front(self, requests: Iterable[Request]) -> None:
-        self._requests.extendleft(reversed(list(requests)))
+        self.requests.extendleft(reversed(list(requests)))
 
     def remove(self, request: Request) -> bool:
-        return _remove(self._requests, request)
+        return _remove(self.requests, request)
 
     def next_batch(self, now_ns: int) -> Batch | None:
-        return [self._requests.popleft()] if self._requests else None
+        return [self.requests.popleft()] if self.requests else None
 
     def wake_ns(self) -> int | None:
         return None
 
     def drain(self) -> Batch:
-        return _drain(self._requests)
+        return _drain(self.requests)
 
 
 class DynamicBatcher:
@@ -98,26 +96,23 @@ class DynamicBatcher:
         max_delay_ns: int,
         signature: Callable[[Request], Hashable],
     ) -> None:
-        self._requests: collections.deque[Request] = collections.deque()
+        self.requests: collections.deque[Request] = collections.deque()
         self._max_batch_size = max_batch_size
         self._preferred = frozenset(preferred_sizes)
         self._max_delay_ns = max_delay_ns
         self._signature = signature
 
-    def __len__(self) -> int:
-        return len(self._requests)
-
     def push(self, request: Request) -> None:
-        self._requests.append(request)
+        self.requests.append(request)
 
     def push_front(self, requests: Iterable[Request]) -> None:
-        self._requests.extendleft(reversed(list(requests)))
+        self.requests.extendleft(reversed(list(requests)))
 
     def remove(self, request: Request) -> bool:
-        return _remove(self._requests, request)
+        return _remove(self.requests, request)
 
     def next_batch(self, now_ns: int) -> Batch | None:
-        queue = self._requests
+        queue = self.requests
         if not queue:
             return None
         signature = self._signature(queue[0])
@@ -141,10 +136,10 @@ class DynamicBatcher:
         return [queue.popleft() for _ in range(count)]
 
     def wake_ns(self) -> int | None:
-        return self._requests[0].queued_ns + self._max_delay_ns if self._requests else None
+        return self.requests[0].queued_ns + self._max_delay_ns if self.requests else None
 
     def drain(self) -> Batch:
-        return _drain(self._requests)
+        return _drain(self.requests)
 
 
 def _remove(requests: collections.deque[Request], request: Request) -> bool:

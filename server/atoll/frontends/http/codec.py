@@ -69,7 +69,7 @@ class InferCodec:
         labels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """``labels``: of each output that has a label file, its lines."""
-        self._model = model
+        self.model = model
         self._max_input_nbytes = max_input_nbytes
         self._labels = labels or {}
         # By the JSON part and the number of bytes behind it; apart from them those whose JSON continued after an id,
@@ -99,8 +99,8 @@ class InferCodec:
         if json_nbytes:
             plan, request_id = self._plan(body, json_nbytes, nbytes - json_nbytes)
         else:
-            plan, request_id = plan_raw(self._model, body, self._max_input_nbytes), ""
-        model = self._model
+            plan, request_id = plan_raw(self.model, body, self._max_input_nbytes), ""
+        model = self.model
         parameters = plan.parameters
         inputs = []
         for name, datatype, shape, packed, offset, size in plan.inputs:
@@ -156,7 +156,7 @@ class InferCodec:
         limit = self._max_input_nbytes
         if len(text) > limit:
             raise too_large(f"request JSON size of {len(text)} bytes exceeds the maximum allowed input size", limit)
-        return plan_document(self._model.name, read_json(text), tail_nbytes, limit)
+        return plan_document(self.model.name, read_json(text), tail_nbytes, limit)
 
     def encode(self, response: Response, plan: InferPlan) -> tuple[bytes, int | None, list[Buffer]]:
         """A response's content type, the length of its JSON part if binary data follow, and its body in parts."""
@@ -202,7 +202,7 @@ class InferCodec:
         return fragment
 
     def _classified(self, output: Tensor, classes: int) -> Tensor:
-        return classify(output, classes, self._model.max_batch_size > 0, self._labels.get(output.name, ()))
+        return classify(output, classes, self.model.max_batch_size > 0, self._labels.get(output.name, ()))
 
 
 def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:

@@ -218,8 +218,7 @@ class Connection(asyncio.BufferedProtocol):
         if length <= _BLOCK_NBYTES:
             self._body = memoryview(bytearray(length))
             return
-        json_length = int(head.json_length) if head.json_length is not None and head.json_length.isdigit() else 0
-        pad = -json_length % _ALIGNMENT
+        pad = -(head.json_nbytes or 0) % _ALIGNMENT
         block = self._block = model.allocate(pad + length)
         self._block_offset = block.start + pad
         self._body = Slice(block, self._block_offset, length).view()
@@ -301,12 +300,16 @@ class Connection(asyncio.BufferedProtocol):
             model = self._server.model(route.model, route.version)
             if head.content_encoding and head.content_encoding != b"identity":
                 raise ServerError(Code.UNSUPPORTED, "Unsupported compression type")
-            json_nbytes = None if head.json_length is None else parse_header_length(head.json_length, len(body))
+            json_nbytes = head.json_nbytes
+            if head.json_length is not None and (json_nbytes is None or json_nbytes > len(body)):
+                json_nbytes = parse_header_length(head.json_length, len(body))
             content_type = JSON
-            codec = self._codec = self._frontend.codec(model)
+            codec = self._codec
+            if codec is None or codec.model is not model:
+                codec = self._codec = self._frontend.codec(model)
             request, self._plan = codec.decode(body, json_nbytes, self._taker(block), self._on_response)
             self._request = request
-            self._server.infer(request)
+            self._server.submit(model, request)
         except ServerError as error:
             self._request = None
             self._write_answer(error_answer(error, content_type))

@@ -32,6 +32,7 @@ class Head:
         "headers",
         "http_1_0",
         "json_length",
+        "json_nbytes",
         "keep_alive",
         "method",
         "path",
@@ -45,6 +46,7 @@ class Head:
         self.chunked = False
         self.expects_continue = False
         self.json_length: bytes | None = None
+        self.json_nbytes: int | None = None  # the same as a number, where it is a plain one
         self.content_encoding = b""
         self.target: object = None  # the route, filled in by the connection
         parser = httptools.HttpRequestParser(self)
@@ -76,6 +78,7 @@ class Head:
             self.chunked = value.lower().endswith(b"chunked")
         elif key == b"inference-header-content-length":
             self.json_length = value
+            self.json_nbytes = int(value) if value.isdigit() and len(value) < 19 else None
         elif key == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif key == b"content-encoding":
