@@ -71,13 +71,17 @@ class Served:
         with self._arrived:
             return "".join(self._lines)
 
-    def wait_for_log(self, pattern: str, timeout_s: float = 20) -> re.Match[str]:
-        """Wait until the log holds ``pattern`` (a regular expression)."""
+    def wait_for_log(self, pattern: str, timeout_s: float = 20, times: int = 1) -> re.Match[str]:
+        """Wait until the log holds ``pattern`` (a regular expression) so many times; the last match."""
+        compiled = re.compile(pattern)
         with self._arrived:
-            self._arrived.wait_for(lambda: re.search(pattern, "".join(self._lines)), timeout_s)
-            match = re.search(pattern, "".join(self._lines))
-        assert match is not None, f"{pattern!r} not in the log:\n{self.log}"
-        return match
+            self._arrived.wait_for(lambda: len(self._matches(compiled)) >= times, timeout_s)
+            matches = self._matches(compiled)
+        assert len(matches) >= times, f"{pattern!r} is {len(matches)} times in the log, not {times}:\n{self.log}"
+        return matches[-1]
+
+    def _matches(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        return list(pattern.finditer("".join(self._lines)))
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and body (parsed when it is JSON) of ``GET path``."""

@@ -21,6 +21,7 @@ import collections
 import errno
 import mmap
 import os
+import sys
 import threading
 import uuid
 from typing import Any, Deque, Dict, List, NamedTuple, Optional, Protocol, Tuple
@@ -269,6 +270,9 @@ class Arena:
             chunk_nbytes = round_up(settings.default_nbytes, PAGE)
         else:
             chunk_nbytes = round_up(nbytes, round_up(settings.growth_nbytes, PAGE))
+            if nbytes > settings.growth_nbytes and nbytes > _available_nbytes():
+                # Asked to reserve it, the kernel would first kill whom it thinks large.
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         chunk = Chunk(self._next_chunk_id, chunk_nbytes, settings)
         self._next_chunk_id += 1
         self._chunks[chunk.id] = chunk
@@ -292,6 +296,15 @@ def _open_backing(nbytes: int, settings: ArenaSettings) -> int:
     if not hasattr(os, "memfd_create"):
         raise OSError(errno.ENOSPC, "no room in /dev/shm and no memfd on this system")
     return os.memfd_create(settings.prefix + str(uuid.uuid4()), os.MFD_CLOEXEC)
+
+
+def _available_nbytes() -> int:
+    """Memory that the system could still hand out; a file in memory is held to no other limit."""
+    with open("/proc/meminfo", "rb") as lines:
+        for line in lines:
+            if line.startswith(b"MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return sys.maxsize
 
 
 def _posix_has_room(nbytes: int) -> bool:

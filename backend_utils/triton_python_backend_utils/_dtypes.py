@@ -5,6 +5,7 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 from atoll_ipc.dtypes import BY_CODE, BY_CONFIG_NAME
+from atoll_ipc.strings import decode, encode
 
 __all__ = [
     "CODE_BY_DTYPE",
@@ -29,8 +30,6 @@ TRITON_STRING_TO_NUMPY: Dict[str, Any] = {
     for name, dtype in BY_CONFIG_NAME.items()
     if dtype.numpy_name is not None
 }
-
-_LENGTH = struct.Struct("<I")
 
 
 def triton_string_to_numpy(triton_type_string: str) -> Any:
@@ -57,36 +56,31 @@ def numpy_to_triton_type(data_type: Any) -> Optional[int]:
 def serialize_byte_tensor(input_tensor: "np.ndarray[Any, Any]") -> Union[bytes, Tuple[()], None]:
     """Row-major elements, each a 4-byte little-endian length and its bytes; ``()`` when empty, None when numeric.
 
-    ``bytes`` go as they are; any other object as its ``str()`` in UTF-8.
+    ``bytes`` go as they are; any other object as its ``str()`` in UTF-8, a subclass of ``bytes`` included. An array
+    of dtype ``S`` loses the trailing NULs of its elements, as numpy gives them.
     """
     if input_tensor.size == 0:
         return ()
     if input_tensor.dtype != np.object_ and input_tensor.dtype.type != np.bytes_:
         return None
-    parts = []
-    for element in input_tensor.ravel().tolist():
-        raw = element if type(element) is bytes else str(element).encode()
-        parts.append(_LENGTH.pack(len(raw)))
-        parts.append(raw)
-    return b"".join(parts)
+    elements = input_tensor.ravel().tolist()
+    kinds = set(map(type, elements))
+    if kinds == {str}:
+        elements = list(map(str.encode, elements))
+    elif kinds != {bytes}:
+        elements = [element if type(element) is bytes else str(element).encode() for element in elements]
+    return encode(elements)
 
 
 def deserialize_bytes_tensor(encoded_tensor: Any) -> "np.ndarray[Any, Any]":
     """The elements of a serialized string tensor: object array of ``bytes``, shape ``[elements]``.
 
-    Raises ``struct.error`` when the last element is cut.
+    ``encoded_tensor`` is anything with a contiguous buffer. Raises ``struct.error`` when the last element is cut.
     """
-    buffer = bytes(encoded_tensor)
-    elements, offset, end = [], 0, len(buffer)
-    unpack = _LENGTH.unpack_from
-    while offset < end:
-        (length,) = unpack(buffer, offset)
-        offset += 4
-        stop = offset + length
-        if stop > end:
-            raise struct.error(f"string of {length} bytes extends beyond the buffer's {end} bytes")
-        elements.append(buffer[offset:stop])
-        offset = stop
+    elements, end = decode(encoded_tensor)
+    nbytes = memoryview(encoded_tensor).nbytes
+    if end != nbytes:
+        raise struct.error(f"the element at offset {end} extends beyond the buffer's {nbytes} bytes")
     result = np.empty(len(elements), dtype=np.object_)
     result[:] = elements
     return result

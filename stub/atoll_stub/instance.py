@@ -101,13 +101,10 @@ class Instance:
                 self._channel.send([Kind.FAILED, execution_id, failure, released])
 
     def _requests(self, wire_requests: List[List[Any]]) -> List[InferenceRequest]:
-        leases: Dict[Tuple[int, int], Lease] = {}
-        return [
-            InferenceRequest._received(fields, self._tensors(fields[6], leases), self._outputs)
-            for fields in wire_requests
-        ]
+        return [InferenceRequest._received(fields, self._tensors(fields[6]), self._outputs) for fields in wire_requests]
 
-    def _tensors(self, wire_tensors: List[List[Any]], leases: Dict[Tuple[int, int], Lease]) -> List[Tensor]:
+    def _tensors(self, wire_tensors: List[List[Any]]) -> List[Tensor]:
+        leases: Dict[Tuple[int, int], Lease] = {}
         received = Tensor._received
         return [
             received(name, code, shape, data if type(data) is bytes else self._store.open(leases, data))
@@ -152,11 +149,16 @@ class Instance:
                 request._model_version,
             ]
         except OutOfSharedMemory as error:
-            return InferenceResponse(error=TritonError(str(error)))
+            return _refusal(str(error), TritonError.INTERNAL)
         _, _, (outputs, error_fields, parameters), _ = self._channel.call(Kind.INFER, fields)
         if error_fields is not None:
             code, text = error_fields
-            response = InferenceResponse(error=TritonError(text, ErrorCode(code)))
-            response._parameters = ""  # as the original answers errors
-            return response
-        return InferenceResponse(self._tensors(outputs, {}), parameters=parameters)
+            return _refusal(text, ErrorCode(code))
+        return InferenceResponse(self._tensors(outputs), parameters=parameters)
+
+
+def _refusal(text: str, code: ErrorCode) -> InferenceResponse:
+    """How a call that failed is answered."""
+    response = InferenceResponse(error=TritonError(text, code))
+    response._parameters = ""  # as in the original, though no JSON text
+    return response

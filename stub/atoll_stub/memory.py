@@ -7,8 +7,8 @@ Rules:
 2. A received block is *leased*. The lease ends when the last view of the block dies; its pages are then dropped
    (``MADV_DONTNEED``), or the next request in that block would show through the pages written now; only then is the
    block released to the supervisor.
-3. One lease per block at a time. A block that is sent again while leased is copied instead, since two leases would
-   share the private pages.
+3. One lease per block at a time, and one tensor per part of it. What is sent again while leased is copied instead,
+   since both would share the private pages.
 4. A block of ours that was sent is *lent* until the supervisor says that nobody reads it any more.
 5. An array that is part of a leased block and that nobody has written into goes out by reference: renaming a tensor,
    ``Tensor("B", a.as_numpy())``, copies nothing. The kernel knows what was written (see ``pagemap``).
@@ -52,14 +52,19 @@ class PeerChunk:
 class Lease:
     """The right to read one received block. Ends when nothing refers to it any more."""
 
-    __slots__ = ("__weakref__", "_store", "chunk", "key", "length", "mapped")
+    __slots__ = ("__weakref__", "_store", "chunk", "key", "length", "mapped", "ranges")
 
     def __init__(self, store: "Store", chunk: PeerChunk, start: int, length: int) -> None:
         self.chunk = chunk
         self.key = (chunk.id, start)
         self.length = length
         self.mapped = False
+        self.ranges: List[Tuple[int, int]] = []
         self._store = store
+
+    def overlaps(self, offset: int, nbytes: int) -> bool:
+        """Whether a tensor shows some of these bytes of the chunk already."""
+        return any(start < offset + nbytes and offset < end for start, end in self.ranges)
 
     def __del__(self) -> None:
         if self.mapped:
@@ -124,18 +129,24 @@ class Store:
     # -- what we receive
 
     def open(self, leases: Dict[Key, Lease], reference: List[int]) -> Union[bytes, Received]:
-        """The data a block reference stands for. ``leases`` collects the leases of one message."""
+        """The data a block reference stands for. ``leases`` collects the leases of one request.
+
+        The supervisor holds a block for us once per reference; a lease answers for one of them, the rest is released.
+        """
         chunk_id, start, length, offset, nbytes = reference
         key = (chunk_id, start)
         lease = leases.get(key)
+        chunk = self._peer(chunk_id)
+        if lease is not None or key in self._leased:
+            self._released.append(key)
         if lease is None:
-            chunk = self._peer(chunk_id)
             if key in self._leased:
-                data = os.pread(chunk.fd, nbytes, offset)
-                self._released.append(key)
-                return data
+                return os.pread(chunk.fd, nbytes, offset)
             self._leased.add(key)
             lease = leases[key] = Lease(self, chunk, start, length)
+        elif lease.overlaps(offset, nbytes):
+            return os.pread(chunk.fd, nbytes, offset)
+        lease.ranges.append((offset, offset + nbytes))
         return Received(lease, offset, nbytes)
 
     def end(self, key: Key) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from clients import MODULES, Client
 from http_wire import Wire
 from model_repository import write_repository
 from serving import Served, serve
 
-_SETTLING_S = 20
+_SETTLING_S = 5
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +47,44 @@ def leak_guard() -> Iterator[None]:
 def wire(server: Served) -> Iterator[Wire]:
     with Wire(server.http_port) as wire:
         yield wire
+
+
+@pytest.fixture(params=MODULES)
+def client(request: pytest.FixtureRequest, server: Served) -> Iterator[Client]:
+    """A client of each protocol in turn."""
+    with Client(request.param, server) as client:
+        yield client
+
+
+class Gate:
+    """A pipe that a request to a model made of ``models/gate.py`` waits at, until the test opens it."""
+
+    def __init__(self, path: Path, server: Served) -> None:
+        os.mkfifo(path)
+        self.path = str(path)
+        self._server = server
+
+    def wait_for_arrival(self) -> None:
+        self._server.wait_for_log(rf"waiting at {re.escape(self.path)}\b")
+
+    def open(self) -> None:
+        with open(self.path, "wb"):
+            pass
+
+
+@pytest.fixture
+def make_gate(server: Served, tmp_path: Path) -> Iterator[Callable[[], Gate]]:
+    """Makes gates. One that a failed test left shut is opened, or the shared server could never stop."""
+    gates: list[Gate] = []
+
+    def make() -> Gate:
+        gates.append(Gate(tmp_path / f"gate{len(gates)}", server))
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        with contextlib.suppress(OSError):  # nobody waits there
+            os.close(os.open(gate.path, os.O_WRONLY | os.O_NONBLOCK))
 
 
 @pytest.fixture

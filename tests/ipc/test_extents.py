@@ -2,12 +2,13 @@
 
 import pytest
 from atoll_ipc.memory import Extents, round_up
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SIZE = 64
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(1, SIZE), st.integers(-SIZE, -1))))
 def test_ranges_never_overlap_and_free_space_is_always_found(steps: list[int]) -> None:
     """A positive step takes so many bytes, a negative one gives a taken range back."""

@@ -11,7 +11,7 @@ import pytest
 from atoll_ipc import wire
 from atoll_ipc.memory import PAGE, Arena, ArenaSettings
 from atoll_ipc.wire import FrameReader, Kind, pack, receive_chunk, send_chunk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 _values = st.recursive(
@@ -27,6 +27,7 @@ _values = st.recursive(
 _messages = st.lists(_values, max_size=5)
 
 
+@settings(deadline=None)
 @given(st.lists(_messages, max_size=6), st.data())
 def test_a_stream_cut_anywhere_gives_the_same_messages(messages: list[list[Any]], data: st.DataObject) -> None:
     stream = b"".join(map(pack, messages))
@@ -49,6 +50,7 @@ def test_a_frame_is_its_length_and_a_msgpack_array() -> None:
     assert pack([Kind.TRIM]) == b"\x02\x00\x00\x00" + b"\x91\x06"
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_names_pass_whatever_bytes_a_client_sent(raw: bytes) -> None:
     name = raw.decode(errors="surrogateescape")

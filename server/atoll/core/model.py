@@ -13,6 +13,7 @@ from typing import Protocol
 from atoll_ipc.memory import Arena, ArenaSettings, Block, OutOfSharedMemory, Slice
 from atoll_ipc.wire import INLINE_NBYTES
 
+from atoll.core.reshape import fill, fits
 from atoll.core.validation import Validator
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response, Tensor
@@ -54,6 +55,7 @@ class Model:
         self.metadata = config.metadata([version])
         self.inputs: dict[str, TensorSpec] = config.inputs
         self.outputs: dict[str, TensorSpec] = config.outputs
+        self._reshaped = {name: spec for name, spec in self.outputs.items() if spec.reshape is not None}
         self.max_batch_size = config.max_batch_size
         self.decoupled = config.decoupled
         self.labels = _read_labels(config, model_dir)
@@ -207,8 +209,19 @@ class Model:
             queue_ns += execution.began_ns - request.queued_ns
         began_ms = (request.received_ns + _EPOCH_OFFSET_NS) // 1_000_000
         self.statistics.executed(batch_size, len(execution.requests), total_ns, queue_ns, times_ns, began_ms)
+        if self._reshaped:
+            self._restore_shapes(responses)
         for response in responses:
             self._answer(response)
+
+    def _restore_shapes(self, responses: list[Response]) -> None:
+        """Outputs that the configuration reshapes, as clients know them. One of another shape is nobody's business."""
+        leading = 1 if self.max_batch_size > 0 else 0
+        for response in responses:
+            for tensor in response.outputs:
+                spec = self._reshaped.get(tensor.name)
+                if spec is not None and spec.reshape is not None and fits(tensor.shape[leading:], spec.reshape):
+                    tensor.shape = [*tensor.shape[:leading], *fill(spec.dims, spec.reshape, tensor.shape[leading:])]
 
     def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
         if instance.state is State.READY:

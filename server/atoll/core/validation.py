@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from atoll_ipc.dtypes import BY_NAME
 
+from atoll.core.reshape import fill
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Tensor
 from atoll.repository.config import ModelConfig, TensorSpec
@@ -119,21 +120,22 @@ class Validator:
             )
         shape = tensor.shape
         dims = tuple(shape[1:] if batching else shape)
-        if dims != spec.dims:
+        if dims != spec.dims or -1 in dims:
             self._check_dims(request, tensor, spec, dims)
+        # A batch of none counts as no batch, and then one set of elements is missing.
+        count = math.prod(dims) * (request.batch_size or 1 if batching else 1)
         itemsize = BY_NAME[spec.datatype].itemsize
         if not itemsize:
-            self._check_strings(request, tensor)
+            self._check_strings(request, tensor, count)
         else:
-            # A batch of none counts as no batch, and then the bytes of one element set are missing.
-            nbytes = math.prod(dims) * itemsize * (request.batch_size or 1 if batching else 1)
+            nbytes = count * itemsize
             if tensor.nbytes != nbytes:
                 raise _refused(
                     f"{_rid(request)}input byte size mismatch for input '{tensor.name}' for model '{self._name}'. "
                     f"Expected {nbytes}, got {tensor.nbytes}"
                 )
         if spec.reshape is not None:
-            tensor.shape = [*shape[: 1 if batching else 0], *_reshaped(dims, spec)]
+            tensor.shape = [*shape[: 1 if batching else 0], *fill(spec.reshape, spec.dims, dims)]
 
     def _check_dims(self, request: Request, tensor: Tensor, spec: TensorSpec, dims: tuple[int, ...]) -> None:
         if -1 in dims:
@@ -159,9 +161,8 @@ class Validator:
             f"got {_text(tensor.shape)}. {note if batching else ''}"
         )
 
-    def _check_strings(self, request: Request, tensor: Tensor) -> None:
+    def _check_strings(self, request: Request, tensor: Tensor, expected: int) -> None:
         """A BYTES tensor holds exactly the elements its shape promises."""
-        expected = math.prod(tensor.shape)
         buffer = tensor.buffer()
         offset, end, count = 0, len(buffer), 0
         unpack = _LENGTH.unpack_from
@@ -204,13 +205,6 @@ def _count_strings(buffer: bytes | bytearray | memoryview, offset: int) -> int:
         offset += 4 + length
         count += 1
     return max(1, count)
-
-
-def _reshaped(dims: Sequence[int], spec: TensorSpec) -> list[int]:
-    """``spec.reshape`` with its wildcards filled, in order, by the sizes of the wildcard dimensions."""
-    assert spec.reshape is not None
-    sizes = iter([size for size, wanted in zip(dims, spec.dims, strict=True) if wanted == -1])
-    return [next(sizes) if wanted == -1 else wanted for wanted in spec.reshape]
 
 
 def _text(shape: Sequence[int]) -> str:

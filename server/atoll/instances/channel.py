@@ -30,6 +30,7 @@ __all__ = ["Channel", "StubChunk"]
 _log = logging.getLogger(__name__)
 
 _FREE_DELAY_S = 0.02
+_READ_NBYTES = 65536
 
 Message = list[Any]
 Key = tuple[int, int]
@@ -52,7 +53,10 @@ class StubChunk:
 
 
 class Channel(asyncio.Protocol):
-    """Messages to and from one stub. ``on_message`` and ``on_closed`` are called on the event loop."""
+    """Messages to and from one stub.
+
+    Both functions are called on the event loop: ``on_closed`` once, then ``on_message`` with what had still been sent.
+    """
 
     def __init__(
         self, lane: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[], None]
@@ -63,10 +67,13 @@ class Channel(asyncio.Protocol):
         self._on_closed = on_closed
         self._frames = FrameReader()
         self._transport: asyncio.WriteTransport | None = None
+        self._socket: socket.socket | None = None
+        self._aborted = False
         self._loop = asyncio.get_running_loop()
         self._known_chunks: set[int] = set()
         self._chunks: dict[int, StubChunk] = {}
         self._held: dict[Key, list[Block]] = {}
+        self._doomed: set[int] = set()  # chunks that are gone, but for what this stub may still read there
         self._freed: list[Key] = []
         self._free_timer: asyncio.TimerHandle | None = None
 
@@ -74,6 +81,7 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -85,11 +93,26 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._on_closed()
+        self._read_last_words()
         self._held.clear()
         if self._free_timer is not None:
             self._free_timer.cancel()
         self._lane.close()
-        self._on_closed()
+
+    def _read_last_words(self) -> None:
+        """What the stub had sent before it died: a write that fails ends the transport, whatever there was to read."""
+        assert self._socket is not None
+        with self._socket as rest:
+            rest.setblocking(False)
+            while not self._aborted:
+                try:
+                    data = rest.recv(_READ_NBYTES)
+                except OSError:
+                    return
+                if not data:
+                    return
+                self.data_received(data)
 
     # -- sending
 
@@ -106,6 +129,7 @@ class Channel(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -145,6 +169,8 @@ class Channel(asyncio.Protocol):
                 blocks.pop()
                 if not blocks:
                     del self._held[(chunk_id, start)]
+        if self._doomed:
+            self.forget(list(self._doomed))
 
     def gone(self, chunk_ids: list[int]) -> None:
         """The stub gave these chunks of its own back."""
@@ -157,11 +183,17 @@ class Channel(asyncio.Protocol):
         return list(self._chunks)
 
     def forget(self, chunk_ids: list[int]) -> None:
-        """Chunks that this stub may have mapped are gone."""
-        known = [chunk_id for chunk_id in chunk_ids if chunk_id in self._known_chunks]
-        if known:
-            self._known_chunks.difference_update(known)
-            self.send([Kind.FORGET, known])
+        """Chunks that this stub may have mapped are gone.
+
+        It hears of that when it reads nothing there any more: a message that refers to one may still wait in the stub,
+        and a chunk that is forgotten does not come over the lane again.
+        """
+        known = self._known_chunks.intersection(chunk_ids)
+        self._doomed = (self._doomed | known).intersection(chunk_id for chunk_id, _ in self._held)
+        forgotten = known - self._doomed
+        if forgotten:
+            self._known_chunks -= forgotten
+            self.send([Kind.FORGET, sorted(forgotten)])
 
     @property
     def held_blocks(self) -> int:
@@ -180,7 +212,7 @@ class Channel(asyncio.Protocol):
                 self._chunks[received.id] = received
                 chunk = self._chunks.get(chunk_id)
             block = Block(chunk, start, length, self)
-        if not block.start <= offset <= offset + nbytes <= block.start + block.nbytes <= block.chunk.nbytes:
+        if not 0 <= block.start <= offset <= offset + nbytes <= block.start + block.nbytes <= block.chunk.nbytes:
             raise ValueError(f"a block reference outside its block: {reference}")
         return Slice(block, offset, nbytes)
 

@@ -2,7 +2,8 @@
 
 A stub's life: ``fork -> LOAD -> ready -> EXECUTE … -> FINALIZE -> gone``. Death shows as the end of the channel; the
 warm parent reports the exit status a moment later. What was executing is answered with the cause; what had been sent
-ahead goes back to the front of the queue; the stub is started again, after a delay that doubles with each death.
+ahead goes back to the front of the queue; the stub is started again, after a delay that doubles with each life that
+ended without an answer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
-_EXIT_STATUS_WAIT_S = 0.1
+_EXIT_STATUS_WAIT_S = 2.0
+_LAST_WORDS_WAIT_S = 0.1
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 30.0
 _SETTLED_AFTER_S = 30.0
@@ -177,6 +179,7 @@ class Instance:
             await loop.connect_read_pipe(partial(_same, reader), pipe)
         channel = self._channel = Channel(lane_ours, self._on_message, self._on_closed)
         await loop.create_unix_connection(partial(_same, channel), sock=channel_ours)
+        self.fork.exited.add_done_callback(partial(self._on_exited, channel))
 
     async def stop(self, timeout_s: float) -> bool:
         """Finalize the model and end the stub; True when it ended by itself within ``timeout_s``."""
@@ -191,7 +194,10 @@ class Instance:
         self.state = State.STOPPING
         if was_ready:
             self._channel.send([Kind.FINALIZE])
-        return await self._end(timeout_s if was_ready else 0.0)
+            return await self._end(timeout_s)
+        self.kill()  # it has not come so far that there were anything to finalize
+        await self._end(timeout_s)
+        return True
 
     async def _end(self, timeout_s: float) -> bool:
         """Wait for the process to go, and kill it when it does not."""
@@ -223,27 +229,31 @@ class Instance:
 
     # -- death
 
+    def _on_exited(self, channel: Channel, exited: asyncio.Future[int]) -> None:
+        """The channel ends by itself, after what was still in it, unless a child of the model keeps it open."""
+        asyncio.get_running_loop().call_later(_LAST_WORDS_WAIT_S, channel.abort)
+
     def _on_closed(self) -> None:
-        assert self._channel is not None
-        self._owner.chunks_gone(self._channel.chunk_ids)
+        if self.state is State.READY:
+            self.state = State.DEAD  # from this moment on nothing is sent to it
         task = asyncio.ensure_future(self._bury())
         task.add_done_callback(_log_failure)
 
     async def _bury(self) -> None:
         """Find out what the stub died of, answer what it was executing, and start it again."""
+        assert self._channel is not None
         assert self.fork is not None
         assert self._buried is not None
         assert self._loaded is not None
+        self._owner.chunks_gone(self._channel.chunk_ids)
         self.kill()  # a process that closed its channel serves nobody
-        ends: list[asyncio.Future[Any]] = [self.fork.exited, *(reader.closed for reader in self._outputs.values())]
-        await asyncio.wait(ends, timeout=_EXIT_STATUS_WAIT_S)
+        await asyncio.wait([self.fork.exited], timeout=_EXIT_STATUS_WAIT_S)
+        # Children of the model may keep its output open.
+        await asyncio.wait([reader.closed for reader in self._outputs.values()], timeout=_LAST_WORDS_WAIT_S)
         reason = self._cause_of_death()
         if not self._loaded.done():
             self._loaded.set_result(f"Stub process '{self.name}' is not healthy. {reason}")
         self._buried.set_result(None)
-        was_ready = self.state is State.READY
-        if was_ready:
-            self.state = State.DEAD
         error = ServerError(
             Code.INTERNAL,
             f"Failed to process the request(s) for model instance '{self.name}', message: "
@@ -253,7 +263,7 @@ class Instance:
         if executions:
             self._owner.execution_failed(self, executions.popleft(), error)
         unstarted = [request for execution in executions for request in execution.requests]
-        if was_ready:
+        if self.state is State.DEAD:
             _log.error(f"Stub process is unhealthy and it will be restarted. Instance '{self.name}': {reason}")
             self._owner.instance_died(self, unstarted, reason)
             self._restarting = asyncio.ensure_future(self._restart())
@@ -330,9 +340,10 @@ class Instance:
             self._on_infer(message)
         elif kind == Kind.FAILED:
             _, execution_id, text, released = message
-            execution = self._finished(execution_id)
+            execution = self._executing(execution_id)
             assert self._channel is not None
             self._channel.release(released)
+            self._finished(execution)
             text = f"Failed to process the request(s) for model '{self.name}', message: {text}"
             self._owner.execution_failed(self, execution, ServerError(Code.INTERNAL, text))
         elif kind == Kind.RELEASE:
@@ -348,19 +359,24 @@ class Instance:
         else:
             raise ValueError(f"unknown kind of message: {kind}")
 
-    def _finished(self, execution_id: int) -> Execution:
-        execution = self.executions.popleft()
+    def _executing(self, execution_id: int) -> Execution:
+        """The execution that a message answers. It stays listed, so that it is failed should the rest make no sense."""
+        execution = self.executions[0]
         if execution.id != execution_id:
             raise ValueError(f"answer to execution {execution_id}, expected {execution.id}")
+        return execution
+
+    def _finished(self, execution: Execution) -> None:
+        self.executions.popleft()
+        self._deaths_in_a_row = 0  # a stub that answers is in no crash loop, whatever one request may do to it later
         for request in execution.requests:
             request.inputs = []  # not needed for another attempt any more
         if self.executions:
             self.executions[0].began_ns = time.monotonic_ns()
-        return execution
 
     def _on_result(self, message: list[Any]) -> None:
         _, execution_id, results, released, times = message
-        execution = self._finished(execution_id)
+        execution = self._executing(execution_id)
         channel = self._channel
         assert channel is not None
         version = self.settings.version
@@ -371,6 +387,7 @@ class Instance:
         if released:
             channel.release(released)
         self.recent_execution_ns = (3 * self.recent_execution_ns + times[1]) >> 2
+        self._finished(execution)
         self._owner.executed(self, execution, responses, times)
 
     def _on_infer(self, message: list[Any]) -> None:

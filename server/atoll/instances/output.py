@@ -24,10 +24,8 @@ class OutputReader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._emit(line)
-        while len(self._rest) > _LONGEST_LINE:
-            self._emit(self._rest[:_LONGEST_LINE])
-            self._rest = self._rest[_LONGEST_LINE:]
+            self._emit(self._cut(line))
+        self._rest = self._cut(self._rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._rest:
@@ -35,6 +33,13 @@ class OutputReader(asyncio.Protocol):
             self._rest = b""
         if not self.closed.done():
             self.closed.set_result(None)
+
+    def _cut(self, line: bytes) -> bytes:
+        """Pass on the head of a line that is too long; the rest of it."""
+        while len(line) > _LONGEST_LINE:
+            self._emit(line[:_LONGEST_LINE])
+            line = line[_LONGEST_LINE:]
+        return line
 
     def _emit(self, line: bytes) -> None:
         text = line.decode(errors="backslashreplace")

@@ -81,7 +81,8 @@ class DynamicBatcher:
 
     1. A batch is a prefix of the queue: requests of one ``signature`` whose sizes sum to at most ``max_batch_size``.
        A request that does not fit ends it; nothing overtakes.
-    2. Within the delay, the largest prefix whose sum is a preferred size goes at once.
+    2. Within the delay, the largest prefix whose sum is a preferred size goes at once; where there is none, the one
+       that another request would take beyond the largest preferred size.
     3. Without a delay, or when the oldest request has waited for it, or when the prefix is full or cannot grow, the
        whole prefix goes.
     4. Else wait: more may come.
@@ -99,6 +100,7 @@ class DynamicBatcher:
         self.requests: collections.deque[Request] = collections.deque()
         self._max_batch_size = max_batch_size
         self._preferred = frozenset(preferred_sizes)
+        self._full = max(self._preferred, default=max_batch_size)
         self._max_delay_ns = max_delay_ns
         self._signature = signature
 
@@ -119,11 +121,13 @@ class DynamicBatcher:
         total = count = preferred_count = 0
         complete = False
         for position, request in enumerate(queue):
-            if position and (
-                total + request.batch_size > self._max_batch_size or self._signature(request) != signature
-            ):
-                complete = True
-                break
+            if position:
+                grown = total + request.batch_size
+                if grown > self._max_batch_size or self._signature(request) != signature:
+                    complete = True
+                    break
+                if grown > self._full and not preferred_count:
+                    preferred_count = position
             total += request.batch_size
             count = position + 1
             if total in self._preferred:
@@ -131,7 +135,7 @@ class DynamicBatcher:
         overdue = now_ns - queue[0].queued_ns >= self._max_delay_ns
         if preferred_count and not (overdue and self._max_delay_ns):
             count = preferred_count
-        elif not (overdue or complete or total >= self._max_batch_size):
+        elif not (overdue or complete or total >= self._full):
             return None
         return [queue.popleft() for _ in range(count)]
 

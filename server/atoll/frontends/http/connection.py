@@ -111,15 +111,21 @@ class Connection(asyncio.BufferedProtocol):
             self._read(self._shared[:nbytes])
 
     def eof_received(self) -> bool:
-        # A client that half-closes still reads: answer what is in progress, then close.
-        self._closing = True
-        return self._busy
+        # A client that went away cannot be told from one that will only send no more. The former is what happens, and
+        # what it asked for is cancelled; what was answered already is still sent.
+        return False
 
     def pause_writing(self) -> None:
+        # Who does not read answers need not be read either, or they would pile up here.
         self._write_paused = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.resume_reading()
         if not self._busy:
             self._read_pending()
 
@@ -230,14 +236,15 @@ class Connection(asyncio.BufferedProtocol):
         self._dispatch(head, body, block)
 
     def _refuse(self, answer: Answer, length: int, first: memoryview) -> None:
-        """Answer a request without its body: after the rest has gone by, or at once and for good when it is huge."""
+        """Answer a request without its body: after the rest has gone by, or at once and for good.
+
+        At once when the body is huge, or when the client waits for a word before it sends any. Such a client may send
+        it all the same; what follows could be the body or the next request, so nothing may follow.
+        """
         self._refusal = answer
-        if length > _MAX_DISCARD_NBYTES:
+        if length > _MAX_DISCARD_NBYTES or (self._head is not None and self._head.expects_continue and not first):
             self._closing = True
             self._respond_refusal()
-            return
-        if self._head is not None and self._head.expects_continue and not first:
-            self._respond_refusal()  # the client waits for a word before it sends anything
             return
         taken = min(length, len(first))
         self._discarding = length - taken
@@ -379,8 +386,9 @@ class Connection(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._busy = False
         if self._closing or self._head is None or not self._head.keep_alive:
+            self._pending = b""
             self._transport.close()
-        elif self._pending:
+        elif self._pending and not self._write_paused:
             self._transport.resume_reading()
             self._read_pending()
 

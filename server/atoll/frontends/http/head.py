@@ -58,7 +58,7 @@ class Head:
             raise BadHead(str(error)) from None
         self.method: bytes = parser.get_method()
         self.http_1_0: bool = parser.get_http_version() == "1.0"
-        self.keep_alive: bool = parser.should_keep_alive() or self._asked_to_keep_alive()
+        self.keep_alive: bool = self._is_persistent()
 
     # -- called by httptools
 
@@ -90,9 +90,11 @@ class Head:
             self.path = b"/" + self.path[7:].partition(b"/")[2]
         self.path = self.path.partition(b"?")[0]
 
-    def _asked_to_keep_alive(self) -> bool:
-        """Before the body is there, httptools calls no HTTP/1.0 request persistent."""
-        return any(name.lower() == b"connection" and value.lower() == b"keep-alive" for name, value in self.headers)
+    def _is_persistent(self) -> bool:
+        """Whether another request may follow; httptools would answer for the message after a head that has no body."""
+        given = b",".join(value.lower() for name, value in self.headers if name.lower() == b"connection")
+        options = {option.strip() for option in given.split(b",")}
+        return b"close" not in options and (not self.http_1_0 or b"keep-alive" in options)
 
 
 class HeadReader:
