@@ -44,23 +44,27 @@ def count_elements(buffer: Buffer) -> Tuple[int, int]:
     return count + more, end
 
 
-def decode(buffer: Buffer) -> Tuple[List[bytes], int]:
-    """``(elements, end)``: the whole elements that the buffer begins with, and the offset where the last of them ends."""
-    view = _flat(buffer)
+def decode(buffer: Buffer) -> List[bytes]:
+    """The elements. Raises ``struct.error`` when the last one is cut."""
     # Slices of bytes are cheaper than those of a view; worth a copy unless they are long.
-    source = buffer if isinstance(buffer, bytes) else bytes(view) if len(view) <= _FEW * _LONG_NBYTES else view
-    first, end = _slices(source, 0, _FEW)
-    if len(first) == _FEW and end < len(view):
+    source = buffer if isinstance(buffer, bytes) else _flat(buffer)
+    size = len(source)
+    if size <= _FEW * _LONG_NBYTES:
+        source = bytes(source)
+    elements, end = _slices(source, 0, _FEW)
+    if end < size and len(elements) == _FEW:
         if end <= _FEW * (4 + _SHORT_NBYTES):
-            array = np.frombuffer(view, np.uint8)
+            array = np.frombuffer(source, np.uint8)
             begins = _locate(array)
             if begins is not None:
-                return _split(array, begins), len(view)
+                return _split(array, begins)
         if end <= _FEW * _LONG_NBYTES:
             source = bytes(source)
         rest, end = _slices(source, end, sys.maxsize)
-        first += rest
-    return list(map(bytes, first)), end
+        elements += rest
+    if end < size:
+        raise struct.error(f"the element at offset {end} extends beyond the buffer's {size} bytes")
+    return list(map(bytes, elements))
 
 
 def encode(elements: List[bytes]) -> bytes:

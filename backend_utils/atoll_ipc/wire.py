@@ -17,6 +17,7 @@ descriptor as ancillary data. A lane datagram is sent before the first message t
 """
 
 import array
+import codecs
 import socket
 import struct
 from typing import Any, List, Tuple
@@ -28,10 +29,22 @@ __all__ = ["FrameReader", "INLINE_NBYTES", "Kind", "MAX_FRAME_NBYTES", "pack", "
 INLINE_NBYTES = 8192
 MAX_FRAME_NBYTES = 1 << 30
 
+_ANY_TEXT = "atoll.any_text"
+"""Error handler of the packer: text that came from bytes becomes those bytes again, what is no text a question mark."""
+
 _LENGTH = struct.Struct("<I")
 _CHUNK = struct.Struct("<QQ")
-# A name or an id may hold any bytes a client sent; they pass through as they are.
-_packer = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors="surrogateescape")
+
+
+def _encode_any_text(error: UnicodeError) -> Tuple[bytes, int]:
+    """A name or a message may hold any bytes a client sent, or half a surrogate pair that a model made."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return bytes(ord(char) & 0xFF if "\udc80" <= char <= "\udcff" else 0x3F for char in text), error.end
+
+
+codecs.register_error(_ANY_TEXT, _encode_any_text)
+_packer = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors=_ANY_TEXT)
 
 
 class Kind:

@@ -1,6 +1,5 @@
 """numpy types and the protocol's data types, both ways, and the byte form of string tensors."""
 
-import struct
 from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
@@ -77,10 +76,7 @@ def deserialize_bytes_tensor(encoded_tensor: Any) -> "np.ndarray[Any, Any]":
 
     ``encoded_tensor`` is anything with a contiguous buffer. Raises ``struct.error`` when the last element is cut.
     """
-    elements, end = decode(encoded_tensor)
-    nbytes = memoryview(encoded_tensor).nbytes
-    if end != nbytes:
-        raise struct.error(f"the element at offset {end} extends beyond the buffer's {nbytes} bytes")
+    elements = decode(encoded_tensor)
     result = np.empty(len(elements), dtype=np.object_)
     result[:] = elements
     return result

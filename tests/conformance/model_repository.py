@@ -75,7 +75,7 @@ def _write(
     reshape: list[int] | None = None,
     labels: list[str] | None = None,
     versions: Iterable[int] = (1,),
-    instances: int = 1,
+    instances: int | None = None,
     more: str = "",
 ) -> None:
     for version in versions:
@@ -83,7 +83,8 @@ def _write(
         shutil.copy(_CODE / f"{code}.py", folder / name / str(version) / "model.py")
     extra = "" if reshape is None else f"reshape {{ shape: {reshape} }}"
     lines = [f'backend: "python" max_batch_size: {max_batch_size}', more]
-    lines.append(f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]")
+    if instances is not None:
+        lines.append(f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]")
     lines += [_tensor("input", tensor, extra + " optional: true" * (tensor[0] in optional)) for tensor in inputs]
     if labels is not None:
         (folder / name / "labels.txt").write_text("\n".join(labels) + "\n")

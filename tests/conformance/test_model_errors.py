@@ -1,4 +1,4 @@
-"""Models that raise, refuse, or return what they should not: rows A258 to A273, and the same over gRPC (B91 to B102)."""
+"""Models that raise, refuse, or return what they should not: rows A258 to A273, and over gRPC B91 to B102."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
-PREFIX = "Failed to process the request(s) for model 'err_0_0', message: "
-"""The original prints ``err_0``: it names an only instance of a group without the instance's number."""
+PREFIX = "Failed to process the request(s) for model 'err_0', message: "
 
 STATUS = {
     "UNKNOWN": (400, "UNKNOWN"),
@@ -37,7 +36,8 @@ WRONG_VALUES = {
     "empty": COUNT_MISMATCH.format(0),
     "surplus": COUNT_MISMATCH.format(2),
     "number": "Expected a list in the execute return, found type '<class 'int'>'.",
-    "numbers": "Expected an 'InferenceResponse' object in the execute function return list, found type '<class 'int'>'.",
+    "numbers": "Expected an 'InferenceResponse' object in the execute function return list, found type "
+    "'<class 'int'>'.",
 }
 
 
@@ -77,10 +77,22 @@ def test_exception_in_execute_names_its_line(client: Client, repository: Path) -
     assert message == (f"{PREFIX}Exception: kaboom\n\nAt:\n  {code}({crash}): crash\n  {code}({execute}): execute\n")
 
 
-@pytest.mark.parametrize("text", ["", "żółć\n\"quoted\" \\ and 'more'", "x" * 100_000])
-def test_exception_text_arrives_whatever_it_says(client: Client, text: str) -> None:
+@pytest.mark.spec("python_backend:C121")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("", "<EMPTY MESSAGE>"), *[(text, text) for text in ["żółć\n\"quoted\" \\ and 'more'", "x" * 3000]]],
+)
+def test_exception_text_arrives_whatever_it_says(client: Client, text: str, shown: str) -> None:
     _, message = refused(client, f"crash:{text}")
-    assert message.startswith(f"{PREFIX}Exception: {text}\n\nAt:\n" if text else f"{PREFIX}Exception: \n\nAt:\n")
+    assert message.startswith(f"{PREFIX}Exception: {shown}\n\nAt:\n")
+
+
+def test_endless_exception_text_is_no_reason_for_another_error(client: Client) -> None:
+    """Over gRPC its middle is cut out, since clients refuse headers of more than 8 KiB."""
+    status, message = refused(client, "crash:" + "x" * 100_000)
+    assert status == status_of(client, "INTERNAL")
+    assert message.startswith(f"{PREFIX}Exception: xxxxx")
+    assert message.endswith(": execute\n")
 
 
 @pytest.mark.spec("server:A259")
@@ -135,15 +147,15 @@ def test_output_of_another_shape_is_reported_as_it_is(client: Client) -> None:
     assert got.tolist() == [b"1", b"2", b"3"]
 
 
-def test_errors_are_counted_as_failures(client: Client) -> None:
+@pytest.mark.spec("python_backend:K16")
+def test_failed_executions_are_counted_as_failures_and_refusals_by_the_model_as_successes(client: Client) -> None:
     before = client.statistics("err")
-    for what in ("crash:x", "error:x", "code:NOT_FOUND", "value:empty"):
+    for what in ("crash:x", "value:empty", "error:x", "code:NOT_FOUND", "code:CANCELLED"):
         with pytest.raises(InferenceServerException):
             client.infer("err", asked(what))
     after = client.statistics("err")
-    assert after["fail"] - before["fail"] == 4
-    assert after["success"] == before["success"]
-    assert after["execution_count"] == before["execution_count"]
+    grown = {key: after[key] - before[key] for key in after}
+    assert grown == {"fail": 2, "success": 3, "inference_count": 3, "execution_count": 3}
 
 
 @pytest.mark.spec("server:11")

@@ -70,7 +70,7 @@ class Dispatcher:
         while self._waiting:
             instance = self._idle_instance()
             if instance is None:
-                if not any(self._send_ahead(busy, now) for busy in self.instances):
+                if not any(self._send_ahead(busy, now) for busy in self._least_busy_first()):
                     return
                 continue
             batch = queue.next_batch(now)
@@ -79,6 +79,11 @@ class Dispatcher:
                 self._wake_at(queue.wake_ns(), now)
                 return
             instance.execute(batch, now)
+
+    def _least_busy_first(self) -> list[Instance]:
+        if len(self.instances) == 1:
+            return self.instances
+        return sorted(self.instances, key=lambda instance: len(instance.executions))
 
     def _idle_instance(self) -> Instance | None:
         while self._idle:
