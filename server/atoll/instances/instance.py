@@ -13,14 +13,11 @@ import collections
 import contextlib
 import enum
 import logging
-import os
-import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from atoll_ipc.memory import ArenaSettings
 from atoll_ipc.wire import Kind
@@ -28,17 +25,13 @@ from atoll_ipc.wire import Kind
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
 from atoll.instances.channel import Channel
-from atoll.instances.output import OutputReader
-from atoll.instances.warm_parent import Fork, WarmParent
+from atoll.instances.stub_process import StubProcess
+from atoll.instances.warm_parent import WarmParent
 
 __all__ = ["Execution", "Instance", "InstanceSettings", "Owner", "State"]
 
 _log = logging.getLogger(__name__)
 
-_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
-
-_EXIT_STATUS_WAIT_S = 2.0
-_LAST_WORDS_WAIT_S = 0.1
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 30.0
 _SETTLED_AFTER_S = 30.0
@@ -112,12 +105,10 @@ class Instance:
         self.executions: collections.deque[Execution] = collections.deque()
         self.recent_execution_ns = 0  # moving average; decides whether a batch is sent ahead
         self.restarts = 0
-        self.fork: Fork | None = None
         self._warm_parent = warm_parent
         self._owner = owner
         self._take_chunk_ids = take_chunk_ids
-        self._channel: Channel | None = None
-        self._outputs: dict[str, OutputReader] = {}
+        self._process: StubProcess | None = None
         self._loaded: asyncio.Future[str | None] | None = None
         self._buried: asyncio.Future[None] | None = None
         self._next_execution_id = 0
@@ -132,16 +123,25 @@ class Instance:
         loop = asyncio.get_running_loop()
         self._loaded = loop.create_future()
         self._buried = loop.create_future()
-        await self._spawn()
         settings = self.settings
-        assert self._channel is not None
+        self._process = await StubProcess.spawn(
+            settings.name,
+            settings.title,
+            self._warm_parent,
+            self._take_chunk_ids(),
+            settings.arena,
+            settings.start_timeout_s,
+            on_message=self._on_message,
+            on_closed=self._on_closed,
+            on_line=partial(self._owner.output, self),
+        )
         load = {
             "version_dir": settings.version_dir,
             "filename": settings.filename,
             "args": settings.args,
             "outputs": settings.outputs,
         }
-        self._channel.send([Kind.LOAD, load])
+        self._process.channel.send([Kind.LOAD, load])
         error = await self._loaded
         if error is not None:
             await self._end(timeout_s=1.0)
@@ -150,58 +150,28 @@ class Instance:
         self._ready_since = time.monotonic()
         self._owner.instance_ready(self)
 
-    async def _spawn(self) -> None:
-        """Fork the stub with its channel, lane and output pipes, and attach this end of each to the loop."""
-        loop = asyncio.get_running_loop()
-        settings = self.settings
-        channel_ours, channel_theirs = socket.socketpair()
-        lane_ours, lane_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pipes = {"stdout": os.pipe(), "stderr": os.pipe()}
-        theirs = [channel_theirs.fileno(), lane_theirs.fileno(), *(write for _, write in pipes.values())]
-        try:
-            forking = self._warm_parent.fork(settings.title, self._take_chunk_ids(), settings.arena, theirs)
-            self.fork = await asyncio.wait_for(forking, settings.start_timeout_s)
-        except (OSError, asyncio.TimeoutError) as error:
-            for ours in (channel_ours, lane_ours):
-                ours.close()
-            for read, _ in pipes.values():
-                os.close(read)
-            reason = str(error) or f"it was not there after {settings.start_timeout_s:g} s (stub-timeout-seconds)"
-            raise ServerError(Code.INTERNAL, f"Stub process '{self.name}' could not be started: {reason}") from error
-        finally:
-            channel_theirs.close()
-            lane_theirs.close()
-            for _, write in pipes.values():
-                os.close(write)
-        for stream, (read, _) in pipes.items():
-            reader = self._outputs[stream] = OutputReader(partial(self._owner.output, self, stream))
-            pipe = open(read, "rb", buffering=0)  # noqa: SIM115  # the loop closes it
-            await loop.connect_read_pipe(partial(_same, reader), pipe)
-        channel = self._channel = Channel(lane_ours, self._on_message, self._on_closed)
-        await loop.create_unix_connection(partial(_same, channel), sock=channel_ours)
-        self.fork.exited.add_done_callback(partial(self._on_exited, channel))
-
     async def stop(self, timeout_s: float) -> bool:
         """Finalize the model and end the stub; True when it ended by itself within ``timeout_s``."""
         if self._restarting is not None:
             self._restarting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._restarting
-        if self._channel is None or not self._channel.is_open:
+        process = self._process
+        if process is None or not process.channel.is_open:
             self.state = State.STOPPED
             return True
         was_ready = self.state is State.READY
         self.state = State.STOPPING
         if was_ready:
-            self._channel.send([Kind.FINALIZE])
+            process.channel.send([Kind.FINALIZE])
             return await self._end(timeout_s)
-        self.kill()  # it has not come so far that there were anything to finalize
+        process.kill()  # it has not come so far that there were anything to finalize
         await self._end(timeout_s)
         return True
 
     async def _end(self, timeout_s: float) -> bool:
         """Wait for the process to go, and kill it when it does not."""
-        assert self._channel is not None
+        assert self._process is not None
         assert self._buried is not None
         self.state = State.STOPPING
         clean = True
@@ -209,29 +179,20 @@ class Instance:
             await asyncio.wait_for(asyncio.shield(self._buried), timeout_s)
         except asyncio.TimeoutError:
             clean = False
-            self.kill()
+            self._process.kill()
             await self._buried
         self.state = State.STOPPED
         return clean
 
-    def kill(self) -> None:
-        if self.fork is not None and not self.fork.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.fork.pid, signal.SIGKILL)
-
     @property
     def pid(self) -> int:
-        return self.fork.pid if self.fork is not None else 0
+        return self._process.fork.pid if self._process is not None else 0
 
     @property
     def channel(self) -> Channel | None:
-        return self._channel
+        return self._process.channel if self._process is not None else None
 
     # -- death
-
-    def _on_exited(self, channel: Channel, exited: asyncio.Future[int]) -> None:
-        """The channel ends by itself, after what was still in it, unless a child of the model keeps it open."""
-        asyncio.get_running_loop().call_later(_LAST_WORDS_WAIT_S, channel.abort)
 
     def _on_closed(self) -> None:
         if self.state is State.READY:
@@ -241,16 +202,11 @@ class Instance:
 
     async def _bury(self) -> None:
         """Find out what the stub died of, answer what it was executing, and start it again."""
-        assert self._channel is not None
-        assert self.fork is not None
+        assert self._process is not None
         assert self._buried is not None
         assert self._loaded is not None
-        self._owner.chunks_gone(self._channel.chunk_ids)
-        self.kill()  # a process that closed its channel serves nobody
-        await asyncio.wait([self.fork.exited], timeout=_EXIT_STATUS_WAIT_S)
-        # Children of the model may keep its output open.
-        await asyncio.wait([reader.closed for reader in self._outputs.values()], timeout=_LAST_WORDS_WAIT_S)
-        reason = self._cause_of_death()
+        self._owner.chunks_gone(self._process.channel.chunk_ids)
+        reason = await self._process.cause_of_death()
         if not self._loaded.done():
             self._loaded.set_result(f"Stub process '{self.name}' is not healthy. {reason}")
         self._buried.set_result(None)
@@ -268,21 +224,6 @@ class Instance:
             self._owner.instance_died(self, unstarted, reason)
             self._restarting = asyncio.ensure_future(self._restart())
             self._restarting.add_done_callback(_log_failure)
-
-    def _cause_of_death(self) -> str:
-        assert self.fork is not None
-        exited = self.fork.exited
-        if not exited.done():
-            text = "It closed its channel."
-        elif os.WIFSIGNALED(exited.result()):
-            number = os.WTERMSIG(exited.result())
-            text = f"It was killed by signal {number} ({signal.Signals(number).name})."
-            if number == signal.SIGKILL:
-                text += " Perhaps out of memory?"
-        else:
-            text = f"It exited with code {os.WEXITSTATUS(exited.result())}."
-        last_words = "\n".join(self._outputs["stderr"].tail)
-        return f"{text} Last lines of its stderr:\n{last_words}" if last_words else text
 
     async def _restart(self) -> None:
         while True:
@@ -306,8 +247,8 @@ class Instance:
 
     def execute(self, requests: list[Request], now_ns: int) -> None:
         """Send a batch to the stub. The owner hears of its end through ``executed`` or ``execution_failed``."""
-        channel = self._channel
-        assert channel is not None
+        assert self._process is not None
+        channel = self._process.channel
         self._next_execution_id += 1
         self.executions.append(Execution(self._next_execution_id, requests, now_ns))
         describe = channel.describe
@@ -328,7 +269,7 @@ class Instance:
 
     def trim(self) -> None:
         """Ask the stub to give back idle chunks, when it has any to spare."""
-        channel = self._channel
+        channel = self.channel
         if channel is not None and len(channel.chunk_ids) > 1:
             channel.send([Kind.TRIM])
 
@@ -341,20 +282,20 @@ class Instance:
         elif kind == Kind.FAILED:
             _, execution_id, text, released = message
             execution = self._executing(execution_id)
-            assert self._channel is not None
-            self._channel.release(released)
+            assert self._process is not None
+            self._process.channel.release(released)
             self._finished(execution)
             text = f"Failed to process the request(s) for model '{self.name}', message: {text}"
             self._owner.execution_failed(self, execution, ServerError(Code.INTERNAL, text))
         elif kind == Kind.RELEASE:
-            assert self._channel is not None
-            self._channel.release(message[1])
+            assert self._process is not None
+            self._process.channel.release(message[1])
         elif kind == Kind.LOADED:
             if self._loaded is not None and not self._loaded.done():
                 self._loaded.set_result(message[1])
         elif kind == Kind.GONE:
-            assert self._channel is not None
-            self._channel.gone(message[1])
+            assert self._process is not None
+            self._process.channel.gone(message[1])
             self._owner.chunks_gone(message[1])
         else:
             raise ValueError(f"unknown kind of message: {kind}")
@@ -377,8 +318,8 @@ class Instance:
     def _on_result(self, message: list[Any]) -> None:
         _, execution_id, results, released, times = message
         execution = self._executing(execution_id)
-        channel = self._channel
-        assert channel is not None
+        assert self._process is not None
+        channel = self._process.channel
         version = self.settings.version
         responses = []
         for request, (tensors, error, parameters) in zip(execution.requests, results, strict=True):
@@ -392,8 +333,8 @@ class Instance:
 
     def _on_infer(self, message: list[Any]) -> None:
         _, call_id, fields, released = message
-        channel = self._channel
-        assert channel is not None
+        assert self._process is not None
+        channel = self._process.channel
         request_id, correlation_id, flags, timeout_us, parameters, outputs, tensors, model_name, model_version = fields
 
         def reply(response: Response) -> None:
@@ -423,11 +364,6 @@ class Instance:
         except ServerError as error:
             text = f"Model {model_name} - Error when running inference: {error.message}"
             reply(Response(request, -1, [], error=ServerError(Code.INTERNAL, text)))
-
-
-def _same(protocol: _Protocol) -> _Protocol:
-    """What asyncio calls a protocol factory, for a protocol that exists."""
-    return protocol
 
 
 def _log_failure(task: asyncio.Future[Any]) -> None:
