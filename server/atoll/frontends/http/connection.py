@@ -18,9 +18,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from atoll_ipc.memory import Block, Slice
-
 from atoll.errors import Code, ServerError
+from atoll.frontends.http.body import BLOCK_NBYTES, IncomingBody, make_room
 from atoll.frontends.http.chunked import BadChunk, ChunkedBody
 from atoll.frontends.http.codec import JSON, InferCodec, parse_header_length
 from atoll.frontends.http.head import MAX_HEAD_NBYTES, BadHead, Head
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-_BLOCK_NBYTES = 32 << 10  # a smaller body is copied; a larger one is received into shared memory
+Taker = Callable[[int, int], TensorData]
+
 _MAX_DISCARD_NBYTES = 1 << 30
 _JOIN_NBYTES = 64 << 10
-_ALIGNMENT = 64
 
 _REASONS = {
     200: b"OK",
@@ -62,10 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self._shared = frontend.receive_buffer
         self._pending = b""  # received and not yet looked at
         self._head: Head | None = None
-        self._body: memoryview | None = None  # being filled, or filled
-        self._block: Block | None = None
-        self._block_offset = 0  # of the body within the chunk
-        self._filled = 0
+        self._body: IncomingBody | None = None
         self._discarding = 0
         self._chunked: ChunkedBody | None = None
         self._refusal: Answer | None = None
@@ -86,14 +82,13 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._frontend.connections.discard(self)
-        self._body = self._block = None
+        self._body = None
         if self._request is not None:
             self._server.cancel(self._request)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._body is not None and not self._busy:
-            return self._body[self._filled :]
-        return self._shared
+        body = self._body
+        return self._shared if body is None else body.view[body.filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._busy:
@@ -101,9 +96,8 @@ class Connection(asyncio.BufferedProtocol):
             if len(self._pending) > MAX_HEAD_NBYTES and self._transport is not None:
                 self._transport.pause_reading()
         elif self._body is not None:
-            self._filled += nbytes
-            if self._filled == len(self._body):
-                self._received(self._body)
+            self._body.filled += nbytes
+            self._dispatch_complete(self._body)
         elif self._pending:
             self._pending += self._shared[:nbytes]
             self._read_pending()
@@ -111,23 +105,20 @@ class Connection(asyncio.BufferedProtocol):
             self._read(self._shared[:nbytes])
 
     def eof_received(self) -> bool:
-        # A client that went away cannot be told from one that will only send no more. The former is what happens, and
-        # what it asked for is cancelled; what was answered already is still sent.
-        return False
+        return False  # most likely the client went away: what it asked for is cancelled, what is answered is still sent
 
     def pause_writing(self) -> None:
         # Who does not read answers need not be read either, or they would pile up here.
         self._write_paused = True
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self._transport is None or self._transport.is_closing():
-            return
-        self._transport.resume_reading()
-        if not self._busy:
-            self._read_pending()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            if not self._busy:
+                self._read_pending()
 
     # -- reading
 
@@ -155,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
             if not self._discarding:
                 self._respond_refusal()
             return
-        raw = bytes(data) if len(data) <= _BLOCK_NBYTES else bytes(data[:_BLOCK_NBYTES])
+        raw = bytes(data) if len(data) <= BLOCK_NBYTES else bytes(data[:BLOCK_NBYTES])
         end = raw.find(b"\r\n\r\n")
         if end < 0:
             self._pending = raw = bytes(data)
@@ -177,73 +168,42 @@ class Connection(asyncio.BufferedProtocol):
         length = head.content_length
         if head.chunked:
             self._begin_chunked(head, bytes(data[end:]))
-        elif length <= len(data) - end and length <= _BLOCK_NBYTES:
+        elif length <= len(data) - end and length <= BLOCK_NBYTES:
             stop = end + length
             self._pending = bytes(data[stop:])
-            self._dispatch(head, bytes(data[end:stop]), None)
+            self._dispatch(head, bytes(data[end:stop]))
         else:
             self._begin_body(head, data[end:])
 
     def _begin_body(self, head: Head, first: memoryview) -> None:
         """The body is large, or not all here yet."""
-        length = head.content_length
-        try:
-            self._allocate(head, length)
-        except ServerError as error:
-            self._refuse(error_answer(error, TEXT), length, first)
-            return
-        if isinstance(head.target, Answer):
-            self._refuse(head.target, length, first)
-            return
-        assert self._body is not None
-        if head.expects_continue and not first and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        taken = min(length, len(first))
-        self._body[:taken] = first[:taken]
-        self._filled = taken
-        self._pending = bytes(first[taken:])
-        if taken == length:
-            self._received(self._body)
-
-    def _allocate(self, head: Head, length: int) -> None:
-        """Where the body goes: shared memory for tensors, ordinary memory for the rest."""
         route = head.target
         if isinstance(route, Answer):
+            self._refuse(route, head.content_length, first)
             return
         assert isinstance(route, Route)
-        if route.answer is not None:
-            if length > self._frontend.options.max_input_size:
-                raise ServerError(
-                    Code.INVALID_ARG,
-                    f"request size of {length} bytes exceeds the maximum allowed input size of "
-                    f"{self._frontend.options.max_input_size}. Use --http-max-input-size to increase the limit.",
-                )
-            self._body = memoryview(bytearray(length))
+        try:
+            body = self._body = make_room(self._server, route, head, self._frontend.options.max_input_size)
+        except ServerError as error:
+            self._refuse(error_answer(error, TEXT), head.content_length, first)
             return
-        model = self._server.model(route.model, route.version)
-        if length <= _BLOCK_NBYTES:
-            self._body = memoryview(bytearray(length))
-            return
-        pad = -(head.json_nbytes or 0) % _ALIGNMENT
-        block = self._block = model.allocate(pad + length)
-        self._block_offset = block.start + pad
-        self._body = Slice(block, self._block_offset, length).view()
+        if head.expects_continue and not first and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        taken = body.write(first)
+        self._pending = bytes(first[taken:])
+        self._dispatch_complete(body)
 
-    def _received(self, body: memoryview) -> None:
-        head, block = self._head, self._block
-        assert head is not None
-        self._body = self._block = None
-        self._dispatch(head, body, block)
+    def _dispatch_complete(self, body: IncomingBody) -> None:
+        if body.is_complete:
+            assert self._head is not None
+            self._body = None
+            self._dispatch(self._head, body.view, body.taker())
 
     def _refuse(self, answer: Answer, length: int, first: memoryview) -> None:
-        """Answer a request without its body: after the rest has gone by, or at once and for good.
-
-        At once when the body is huge, or when the client waits for a word before it sends any. Such a client may send
-        it all the same; what follows could be the body or the next request, so nothing may follow.
-        """
+        """Answer a request without its body: after the rest has gone by; if it is huge, at once and for good."""
         self._refusal = answer
         if length > _MAX_DISCARD_NBYTES or (self._head is not None and self._head.expects_continue and not first):
-            self._closing = True
+            self._closing = True  # who waits for a word may send the body all the same: what follows could be that
             self._respond_refusal()
             return
         taken = min(length, len(first))
@@ -280,16 +240,16 @@ class Connection(asyncio.BufferedProtocol):
             body = bytes(self._chunked.body)
             self._chunked = None
             self._pending = rest
-            self._dispatch(self._head, body, None)
+            self._dispatch(self._head, body)
 
     # -- answering
 
-    def _dispatch(self, head: Head, body: bytes | memoryview, block: Block | None) -> None:
+    def _dispatch(self, head: Head, body: bytes | memoryview, take: Taker | None = None) -> None:
         """A request is complete."""
         route = head.target
         if type(route) is Route:
             if route.answer is None:
-                self._infer(head, route, body, block)
+                self._infer(head, route, body, take)
                 return
             try:
                 answer = route.answer(self._server, route, bytes(body))
@@ -300,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
             answer = route
         self._write_answer(answer)
 
-    def _infer(self, head: Head, route: Route, body: bytes | memoryview, block: Block | None) -> None:
+    def _infer(self, head: Head, route: Route, body: bytes | memoryview, take: Taker | None) -> None:
         content_type = TEXT
         self._busy = True
         try:
@@ -314,18 +274,12 @@ class Connection(asyncio.BufferedProtocol):
             codec = self._codec
             if codec is None or codec.model is not model:
                 codec = self._codec = self._frontend.codec(model)
-            request, self._plan = codec.decode(body, json_nbytes, self._taker(block), self._on_response)
+            request, self._plan = codec.decode(body, json_nbytes, take, self._on_response)
             self._request = request
             self._server.submit(model, request)
         except ServerError as error:
             self._request = None
             self._write_answer(error_answer(error, content_type))
-
-    def _taker(self, block: Block | None) -> Callable[[int, int], TensorData] | None:
-        if block is None:
-            return None
-        start = self._block_offset
-        return lambda offset, nbytes: Slice(block, start + offset, nbytes)
 
     def _on_response(self, response: Response) -> None:
         """Called by the core, once."""
