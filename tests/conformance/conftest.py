@@ -1,11 +1,9 @@
-"""One server with every model, shared by all conformance tests, and what tells that nothing of a request is left."""
+"""One server with every model, shared by all conformance tests, and clients of it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +13,7 @@ from clients import MODULES, Client
 from http_wire import Wire
 from model_repository import write_repository
 from serving import Served, serve
-
-_SETTLING_S = 5
+from waiting import Gate, wait_for_metrics
 
 
 @pytest.fixture(scope="session")
@@ -56,22 +53,6 @@ def client(request: pytest.FixtureRequest, server: Served) -> Iterator[Client]:
         yield client
 
 
-class Gate:
-    """A pipe that a request to a model made of ``models/gate.py`` waits at, until the test opens it."""
-
-    def __init__(self, path: Path, server: Served) -> None:
-        os.mkfifo(path)
-        self.path = str(path)
-        self._server = server
-
-    def wait_for_arrival(self) -> None:
-        self._server.wait_for_log(rf"waiting at {re.escape(self.path)}\b")
-
-    def open(self) -> None:
-        with open(self.path, "wb"):
-            pass
-
-
 @pytest.fixture
 def make_gate(server: Served, tmp_path: Path) -> Iterator[Callable[[], Gate]]:
     """Makes gates. One that a failed test left shut is opened, or the shared server could never stop."""
@@ -94,24 +75,15 @@ def settled(server: Served) -> Callable[[], None]:
 
 
 @pytest.fixture
+def nothing_stays(settled: Callable[[], None]) -> Iterator[None]:
+    """For tests after which no request may hold anything."""
+    yield
+    settled()
+
+
+@pytest.fixture
 def wait_for_pending(server: Served) -> Callable[[str, int], None]:
     """Call it with a model's name and a number to wait until so many of its requests are queued."""
     return lambda model, count: wait_for_metrics(
         server, lambda page: page["nv_inference_pending_request_count", model] == count
     )
-
-
-def wait_for_metrics(server: Served, fits: Callable[[dict[tuple[str, str], float]], bool]) -> None:
-    """Read the metrics page until the gauges of what requests hold fit; each reading takes turns with the requests."""
-    pattern = re.compile(
-        r'^(atoll_shared_memory_used_bytes|nv_inference_pending_request_count)\{model="([^"]+)".*\} (\S+)$', re.M
-    )
-    deadline = time.monotonic() + _SETTLING_S
-    while True:
-        page: dict[tuple[str, str], float] = {}
-        for name, model, value in pattern.findall(server.metrics()):
-            page[name, model] = page.get((name, model), 0.0) + float(value)
-        assert page
-        if fits(page):
-            return
-        assert time.monotonic() < deadline, {key: value for key, value in page.items() if value}

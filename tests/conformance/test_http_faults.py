@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from clients import Client
-from conftest import Gate, wait_for_metrics
 from http_wire import Wire, frame
 from infer_rows import RID, SYNTAX, TWO_IN, binary, first, second, spell, strings, two_in
 from serving import Served
+from waiting import Gate, wait_for_metrics
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -23,12 +23,6 @@ VALID = json.dumps(two_in()).encode()
 LARGE = 400_000
 """Bytes of a body that is received into shared memory."""
 CUT_JSON = b'{"inputs":' + b" " * LARGE
-
-
-@pytest.fixture
-def nothing_stays(settled: Callable[[], None]) -> Iterator[None]:
-    yield
-    settled()
 
 
 def large(**changes: Any) -> dict[str, Any]:
@@ -184,6 +178,7 @@ def test_client_that_leaves_the_queue_is_never_executed(
     assert queued.path not in server.log
 
 
+@pytest.mark.spec("server:13")
 def test_slow_clients_hold_up_nobody(server: Served, make_gate: Callable[[], Gate]) -> None:
     """One inside its head, one inside its body, one whose model takes its time."""
     gate = make_gate()

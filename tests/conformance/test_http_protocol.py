@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,6 @@ LIVE = "/v2/health/live"
 RAW = {"Inference-Header-Content-Length": 0}
 IDENTITY = "/v2/models/ident_uint8/infer"
 VALID = json.dumps(two_in()).encode()
-
-
-@pytest.fixture
-def nothing_stays(settled: Callable[[], None]) -> Iterator[None]:
-    yield
-    settled()
 
 
 def numbered(number: int) -> bytes:
@@ -351,35 +344,68 @@ def test_client_that_asks_is_refused_at_once_and_for_good(wire: Wire) -> None:
             b"\xef\xbb\xbf{}",
             "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'",
             id="A360 BOM",
+            marks=pytest.mark.spec("server:A360"),
         ),
         pytest.param(
             VALID + b"xx",
             f"{SYNTAX}The document root must not be followed by other values. at {len(VALID)}",
             id="A361 text behind",
+            marks=pytest.mark.spec("server:A361"),
         ),
-        pytest.param(b'{"inputs":[],}', f"{SYNTAX}Missing a name for object member. at 13", id="A362 trailing comma"),
-        pytest.param(b"{/* c */}", f"{SYNTAX}Missing a name for object member. at 1", id="A363 comment"),
-        pytest.param(b"{'a':1}", f"{SYNTAX}Missing a name for object member. at 1", id="A364 single quotes"),
+        pytest.param(
+            b'{"inputs":[],}',
+            f"{SYNTAX}Missing a name for object member. at 13",
+            id="A362 trailing comma",
+            marks=pytest.mark.spec("server:A362"),
+        ),
+        pytest.param(
+            b"{/* c */}",
+            f"{SYNTAX}Missing a name for object member. at 1",
+            id="A363 comment",
+            marks=pytest.mark.spec("server:A363"),
+        ),
+        pytest.param(
+            b"{'a':1}",
+            f"{SYNTAX}Missing a name for object member. at 1",
+            id="A364 single quotes",
+            marks=pytest.mark.spec("server:A364"),
+        ),
         pytest.param(
             b'{"inputs":5,"inputs":[]}',
             f"{RID}expected 2 inputs but got 0 inputs for model 'two_in'. Got input(s) [], but missing required "
             "input(s) ['INPUT0','INPUT1']. Please provide all required input(s).",
-            id="A365 last of two members",  # the original takes the first
+            id="A365 last of two members",
+            marks=pytest.mark.spec("server:A365"),  # the original takes the first
         ),
         pytest.param(
-            b'{"id":"\\ud800"}', f"{SYNTAX}The surrogate pair in string is invalid. at 7", id="A366 lone surrogate"
+            b'{"id":"\\ud800"}',
+            f"{SYNTAX}The surrogate pair in string is invalid. at 7",
+            id="A366 lone surrogate",
+            marks=pytest.mark.spec("server:A366"),
         ),
         pytest.param(
-            b'{"id":"\x01"}', f"{SYNTAX}Invalid escape character in string. at 7", id="A367 control character"
+            b'{"id":"\x01"}',
+            f"{SYNTAX}Invalid escape character in string. at 7",
+            id="A367 control character",
+            marks=pytest.mark.spec("server:A367"),
         ),
         pytest.param(
-            b'{"id":"abc', f"{SYNTAX}Missing a closing quotation mark in string. at 10", id="A368 open string"
+            b'{"id":"abc',
+            f"{SYNTAX}Missing a closing quotation mark in string. at 10",
+            id="A368 open string",
+            marks=pytest.mark.spec("server:A368"),
         ),
-        pytest.param(b'{"id":"\\q"}', f"{SYNTAX}Invalid escape character in string. at 7", id="A369 bad escape"),
+        pytest.param(
+            b'{"id":"\\q"}',
+            f"{SYNTAX}Invalid escape character in string. at 7",
+            id="A369 bad escape",
+            marks=pytest.mark.spec("server:A369"),
+        ),
         pytest.param(
             b'{"inputs":[1 2]}',
             f"{SYNTAX}Missing a comma or ']' after an array element. at 13",
             id="A370 missing comma",
+            marks=pytest.mark.spec("server:A370"),
         ),
     ],
 )
@@ -390,10 +416,24 @@ def test_odd_json(wire: Wire, body: bytes, error: str) -> None:
     assert wire.request("POST", TWO_IN, VALID).status == 200
 
 
-@pytest.mark.parametrize("encoding", [b"br", b"GZIP"])
-def test_unknown_content_encoding(wire: Wire, encoding: bytes) -> None:
-    reply = wire.request("POST", TWO_IN, VALID, {"Content-Encoding": encoding.decode()})
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        pytest.param("br", marks=pytest.mark.spec("server:A190")),
+        pytest.param("GZIP", marks=pytest.mark.spec("server:A192")),
+    ],
+)
+def test_unknown_content_encoding(wire: Wire, encoding: str) -> None:
+    reply = wire.request("POST", TWO_IN, VALID, {"Content-Encoding": encoding})
     assert (reply.status, reply.letter, reply.error) == (501, "T", "Unsupported compression type")
+
+
+@pytest.mark.spec("server:A196")
+@pytest.mark.spec("server:82")
+def test_errors_are_never_compressed(wire: Wire) -> None:
+    reply = wire.request("POST", TWO_IN, b"{}", {"Accept-Encoding": "gzip"})
+    assert reply.error == "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'"
+    assert "Content-Encoding" not in reply.headers
 
 
 @pytest.mark.spec("server:A191")

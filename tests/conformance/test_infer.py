@@ -15,9 +15,9 @@ import pytest
 import tritonclient.grpc.aio
 import tritonclient.http.aio
 from clients import Client, described, facts, inputs_of
-from conftest import Gate
 from model_repository import DATATYPES, GATE_INSTANCES, VERSIONS
 from serving import Served
+from waiting import Gate
 
 pytestmark = pytest.mark.usefixtures("nothing_stays")
 
@@ -33,12 +33,6 @@ NUMPY = {
     "BYTES": np.object_,
 }
 SHAPES = [(1, 1), (3, 5), (4, 0), (0, 7), (8, 1300)]
-
-
-@pytest.fixture
-def nothing_stays(settled: Callable[[], None]) -> Any:
-    yield
-    settled()
 
 
 def elements(datatype: str, shape: tuple[int, ...]) -> Any:
@@ -170,6 +164,7 @@ def test_reserved_parameters_become_properties_of_the_request(client: Client, se
     assert seen["parameters"] == {}
 
 
+@pytest.mark.spec("server:23")
 def test_each_version_answers_for_itself_and_the_highest_by_default(client: Client) -> None:
     given = {"INPUT0": np.zeros(1, np.int32)}
     for version in map(str, VERSIONS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,6 @@ WRONG_VALUES = {
     "numbers": "Expected an 'InferenceResponse' object in the execute function return list, found type "
     "'<class 'int'>'.",
 }
-
-
-@pytest.fixture
-def nothing_stays(settled: Callable[[], None]) -> Iterator[None]:
-    yield
-    settled()
 
 
 def asked(what: str) -> dict[str, Any]:
@@ -102,9 +95,14 @@ def test_error_response_arrives_verbatim(client: Client) -> None:
     assert refused(client, "error:myerr") == (status_of(client, "INTERNAL"), "myerr")
 
 
-@pytest.mark.parametrize("code", STATUS)
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, marks=[pytest.mark.spec(f"server:A{260 + n}"), pytest.mark.spec(f"server:B{93 + n}")])
+        for n, code in enumerate(STATUS)
+    ],
+)
 def test_error_code_decides_the_status(client: Client, code: str) -> None:
-    """Rows A260 to A267, B93 to B100."""
     assert refused(client, f"code:{code}") == (status_of(client, code), "coded")
 
 
