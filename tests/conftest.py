@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers such as ``serving``, i
 
 @pytest.fixture(autouse=True)
 def leak_guard() -> Iterator[None]:
-    """No test leaves a child process or a shared-memory file behind; a server that its module shares was there before."""
+    """No test leaves a child process or shared memory behind; a server of the whole module was there before."""
     shm_before = set(os.listdir("/dev/shm"))
     children_before = set(psutil.Process().children())
     yield

@@ -4,24 +4,23 @@ Reading it is sequential by nature: where an element begins is known only from t
 a loop over them costs more than all else, so these are found the other way round, by numpy: guess every place that
 looks like the length of a short element (its upper three bytes are zero), then check that each guess follows from the
 one before. A chain of guesses that begins at the first byte, ends at the last and has no gap *is* the sequential
-reading. What does not check out (strings that hold NULs, long elements among short ones) is read by the loop.
+reading. What does not check out (strings that look like lengths, long elements among short ones) is read by the loop.
 """
 
 import struct
 import sys
-from typing import Any, List, Optional, Tuple, TypeVar, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import numpy as np
 
 __all__ = ["Buffer", "count_elements", "decode", "encode"]
 
-Buffer = Union[bytes, bytearray, memoryview, "np.ndarray[Any, Any]"]
+Buffer = Any  # whatever has a contiguous buffer: bytes, a memoryview, a numpy array
 Array = Any  # np.ndarray, whose parameters differ between numpy versions
-_Source = TypeVar("_Source", bytes, memoryview)
-
 _LENGTH = struct.Struct("<I")
 _FEW = 64  # elements that the loop reads before numpy is asked; setting that up costs as much as reading these
 _SHORT_NBYTES = 96  # mean length up to which guessing, which looks at every byte, is faster than the loop
+_WINDOW_NBYTES = 1 << 20  # bytes that are looked at together; what does not check out in one spoils no other
 _PROGRESS = 0.999  # guesses that a round must leave at most, or the loop is sooner done
 _LONG_NBYTES = 1024  # mean length from which one more copy of the bytes costs more than work per element
 
@@ -34,37 +33,45 @@ def count_elements(buffer: Buffer) -> Tuple[int, int]:
     """
     view = _flat(buffer)
     count, end = _count(view, 0, _FEW)
-    if count < _FEW or end == len(view):
+    if count < _FEW:
         return count, end
-    if end <= _FEW * (4 + _SHORT_NBYTES):
-        begins = _locate(np.frombuffer(view, np.uint8))
+    array, run = np.frombuffer(view, np.uint8), _first_run(end)
+    more = count
+    while more and end < len(view):
+        begins, nbytes = _locate(array[end : end + _WINDOW_NBYTES]) if run else (None, 0)
         if begins is not None:
-            return len(begins), len(view)
-    more, end = _count(view, end, sys.maxsize)
-    return count + more, end
+            more, end = len(begins), end + nbytes
+        else:
+            more, end = _count(view, end, run or sys.maxsize)
+            run *= 2
+        count += more
+    return count, end
 
 
 def decode(buffer: Buffer) -> List[bytes]:
     """The elements. Raises ``struct.error`` when the last one is cut."""
-    # Slices of bytes are cheaper than those of a view; worth a copy unless they are long.
     source = buffer if isinstance(buffer, bytes) else _flat(buffer)
-    size = len(source)
-    if size <= _FEW * _LONG_NBYTES:
+    if len(source) <= _FEW * _LONG_NBYTES:
         source = bytes(source)
     elements, end = _slices(source, 0, _FEW)
-    if end < size and len(elements) == _FEW:
-        if end <= _FEW * (4 + _SHORT_NBYTES):
-            array = np.frombuffer(source, np.uint8)
-            begins = _locate(array)
-            if begins is not None:
-                return _split(array, begins)
+    if end < len(source) and len(elements) == _FEW:
+        run = _first_run(end)
         if end <= _FEW * _LONG_NBYTES:
-            source = bytes(source)
-        rest, end = _slices(source, end, sys.maxsize)
-        elements += rest
-    if end < size:
-        raise struct.error(f"the element at offset {end} extends beyond the buffer's {size} bytes")
-    return list(map(bytes, elements))
+            source = bytes(source)  # slices of bytes are cheaper than those of a view; worth a copy when short
+            elements = list(map(bytes, elements))
+        array = np.frombuffer(source, np.uint8)
+        more: List[Any] = elements
+        while more and end < len(source):
+            begins, nbytes = _locate(array[end : end + _WINDOW_NBYTES]) if run else (None, 0)
+            if begins is not None:
+                more, end = _split(array[end : end + nbytes], begins), end + nbytes
+            else:
+                more, end = _slices(source, end, run or sys.maxsize)
+                run *= 2
+            elements += more
+    if end < len(source):
+        raise struct.error(f"the element at offset {end} extends beyond the buffer's {len(source)} bytes")
+    return elements if isinstance(source, bytes) else list(map(bytes, elements))
 
 
 def encode(elements: List[bytes]) -> bytes:
@@ -101,23 +108,29 @@ def _words(array: Array) -> Array:
 
 
 def _count(view: memoryview, offset: int, most: int) -> Tuple[int, int]:
-    unpack, size, count = _LENGTH.unpack_from, len(view), 0
-    while count < most and size - offset >= 4:
-        stop = offset + 4 + unpack(view, offset)[0]
-        if stop > size:
-            break
-        offset = stop
-        count += 1
-    return count, offset
-
-
-def _slices(source: _Source, offset: int, most: int) -> Tuple[List[_Source], int]:
-    unpack, size = _LENGTH.unpack_from, len(source)
-    slices: List[_Source] = []
-    append = slices.append
-    while len(slices) < most and size - offset >= 4:
+    unpack, size = _LENGTH.unpack_from, len(view)
+    for count in range(most):
         begin = offset + 4
-        stop = begin + unpack(source, offset)[0]
+        if begin > size:
+            return count, offset
+        (length,) = unpack(view, offset)
+        stop = begin + length
+        if stop > size:
+            return count, offset
+        offset = stop
+    return most, offset
+
+
+def _slices(source: Union[bytes, memoryview], offset: int, most: int) -> Tuple[List[Any], int]:
+    unpack, size = _LENGTH.unpack_from, len(source)
+    slices: List[Any] = []
+    append = slices.append
+    for _ in range(most):
+        begin = offset + 4
+        if begin > size:
+            break
+        (length,) = unpack(source, offset)
+        stop = begin + length
         if stop > size:
             break
         append(source[begin:stop])
@@ -128,26 +141,47 @@ def _slices(source: _Source, offset: int, most: int) -> Tuple[List[_Source], int
 # -- many short elements
 
 
-def _locate(array: Array) -> Optional[Array]:
-    """The offsets of all elements, when the array is nothing but whole short elements that can be told by guessing."""
+def _first_run(nbytes: int) -> int:
+    """How many elements the loop reads where guessing failed first, twice as many the next time; 0 never to guess.
+
+    ``nbytes`` is the size of the first elements. Guessing looks at every byte, so it is for short ones.
+    """
+    return _WINDOW_NBYTES // 64 if nbytes <= _FEW * (4 + _SHORT_NBYTES) else 0
+
+
+def _locate(array: Array) -> Tuple[Optional[Array], int]:
+    """The offsets of the elements that the array begins with, and where the last of them ends.
+
+    None when they cannot be told by guessing. The last element may be cut; it is left out then.
+    """
+    size = array.size
+    if size < 4:
+        return None, 0
     stride = 4 + int(_words(array)[0])
-    if array.size % stride == 0 and (_words(array)[::stride] == stride - 4).all():
-        return np.arange(0, array.size, stride)
+    whole = size // stride * stride
+    if whole and (_words(array)[:whole:stride] == stride - 4).all():
+        return np.arange(0, whole, stride), whole
     zero = array == 0
     guesses = np.flatnonzero(zero[1:-2] & zero[2:-1] & zero[3:])
     while guesses.size and guesses[0] == 0:
         follows = guesses + 4 + array[guesses]
-        if follows[-1] == array.size and (follows[:-1] == guesses[1:]).all():
-            return guesses
-        # Keep what some guess leads to: the byte before an empty element looks like a length, but hardly any leads there.
-        reached = np.zeros(array.size + 256 + 4, np.bool_)
+        gaps = np.flatnonzero(follows[:-1] != guesses[1:])
+        stop = follows[gaps[0] if gaps.size else -1]
+        if not gaps.size and stop > size - 4:
+            cut = int(stop > size)
+            count = guesses.size - cut
+            return (guesses[:count], int(follows[count - 1])) if count else (None, 0)
+        if stop <= size - 4 and not (zero[stop + 1] and zero[stop + 2] and zero[stop + 3]):
+            break  # a long element is next
+        # Keep what some guess leads to: the byte before an empty element looks like a length too, but few lead there.
+        reached = np.zeros(size + 256 + 4, np.bool_)
         reached[follows] = True
         reached[0] = True
         kept = guesses[reached[guesses]]
         if kept.size > guesses.size * _PROGRESS:
             break
         guesses = kept
-    return None
+    return None, 0
 
 
 def _split(array: Array, begins: Array) -> List[bytes]:

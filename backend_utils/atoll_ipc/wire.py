@@ -52,25 +52,36 @@ class Kind:
 
     # supervisor to stub
     LOAD = 1  # {settings}: what to load; answered by LOADED
-    EXECUTE = 2  # execution id, [request], [freed block]
-    REPLY = 3  # call id, response, [freed block]: the answer to INFER
+    EXECUTE = 2  # execution id, [request], [freed block], whether nothing else is at the stub
+    REPLY = 3  # call id, response or None, [freed block], final: an answer to INFER
     FREE = 4  # [freed block]: [chunk id, block start] of the stub's own, no longer read by anybody
     FORGET = 5  # [chunk id]: another owner's chunks that are gone; unmap them
     TRIM = 6  # nothing: give back idle chunks; answered by GONE when there were any
     FINALIZE = 7  # nothing: run finalize() and exit
+    CANCEL = 8  # execution id, index: the client of this request has given up
+    ANSWER = 9  # call id, value, error text or None: the answer to ASK
+    CHECK = 10  # check id: call is_ready(); answered by CHECKED
 
     # stub to supervisor
-    LOADED = 32  # error text or None
-    RESULT = 33  # execution id, [response], [released block], [input ns, infer ns, output ns]
+    LOADED = 32  # error text or None, {what the supervisor should know of the model}
+    RESULT = (
+        33  # execution id, [response or None], [released block], [input, infer, output ns], [rescheduled index]
+    )
     FAILED = 34  # execution id, error text, [released block]
     INFER = 35  # call id, request with target, [released block]: BLS
     RELEASE = 36  # [released block]: [chunk id, block start] of others', no longer read by this stub
     GONE = 37  # [chunk id]: own chunks given back
+    RESPONSE = 38  # execution id, index, response or None, final, [released block]: from a response sender
+    CANCEL_CALL = 39  # call id: nobody wants the rest of what INFER asked for
+    LOG = 40  # level, "file:line", text
+    ASK = 41  # call id, topic, [argument]: metrics and model control; call id 0 wants no answer
+    CHECKED = 42  # check id, True or False or error text
 
 
 # A request in EXECUTE: [id, correlation id, flags, timeout us, parameters or None, requested outputs, [tensor]].
-# A request in INFER: the same, then model name, model version.
-# A response: [[tensor], None or [code, message], parameters or None].
+# A request in INFER: the same, then model name, model version, decoupled.
+# A response: [[tensor], None or [code, message], parameters or None]. In RESULT and RESPONSE, None stands for one that
+# was not given: the request is answered by RESPONSE messages, before or after RESULT.
 
 
 def pack(message: List[Any]) -> bytes:

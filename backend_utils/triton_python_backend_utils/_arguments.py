@@ -2,6 +2,8 @@
 
 from typing import Any, List, Sequence, cast
 
+import numpy as np
+
 __all__ = ["integer", "sequence", "text"]
 
 
@@ -26,9 +28,9 @@ def integer(value: Any, name: str, low: int, high: int) -> int:
 
 def sequence(value: Any, name: str) -> List[Any]:
     """The elements of a list, tuple or one-dimensional array; not of a string, set, dict or generator."""
-    if isinstance(value, (str, bytes, bytearray, dict)) or not isinstance(value, Sequence):
-        # numpy arrays are sequences without being registered as such
-        if type(value).__module__ == "numpy" and hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
-            return cast(List[Any], value.tolist())
+    if isinstance(value, np.ndarray) and value.ndim == 1:  # numpy registers no sequences
+        elements: List[Any] = value.tolist()
+        return elements
+    if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list, not {type(value).__name__}")
     return list(value)

@@ -76,7 +76,9 @@ class Request:
     """
 
     __slots__ = (
+        "answered",
         "batch_size",
+        "callers",
         "cancelled",
         "correlation_id",
         "flags",
@@ -123,6 +125,8 @@ class Request:
         self.timeout_us = timeout_us
         self.form = form
         self.cancelled = False
+        self.answered = False  # a final response was given
+        self.callers: tuple[str, ...] = ()  # instances that wait for this request, the nearest first
         self.batch_size = 1
         self.received_ns = 0
         self.queued_ns = 0

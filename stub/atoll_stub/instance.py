@@ -1,22 +1,26 @@
-"""The loop of one model instance: commands come in over the channel, results go out."""
+"""One model instance in its process: loads the model, obeys the supervisor's commands, is the host of ``pb_utils``."""
 
+import json
 import os
-import time
-from typing import Any, Dict, List, Optional, Tuple
+import sys
+import threading
+from typing import Any, Callable, Dict, Optional, Tuple
 
-from atoll_ipc.memory import OutOfSharedMemory
 from atoll_ipc.wire import Kind
-from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonError, TritonModelException
-from triton_python_backend_utils._errors import ErrorCode
-from triton_python_backend_utils._host import set_host
+from triton_python_backend_utils import InferenceRequest, InferenceResponse, ModelConfig, TritonModelException
+from triton_python_backend_utils._host import log_through_host, set_host
+from triton_python_backend_utils._iterator import ResponseSource
+from triton_python_backend_utils._model import Model
 
+from atoll_stub.calls import Caller
 from atoll_stub.channel import Channel
-from atoll_stub.memory import Lease
-from atoll_stub.model import Model, WrongReturn, render_exception
+from atoll_stub.execution import Executor
+from atoll_stub.readiness import ReadinessChecker
+from atoll_stub.rendering import render_exception
 
 __all__ = ["Instance"]
 
-_now = time.monotonic_ns
+Message = Any
 
 
 class Instance:
@@ -25,140 +29,104 @@ class Instance:
     def __init__(self, channel: Channel) -> None:
         self.model_dir = ""
         self._channel = channel
-        self._store = channel.store
+        self._caller = Caller(channel)
+        self._executor: Optional[Executor] = None
         self._model: Optional[Model] = None
-        self._outputs: List[str] = []
-        self._executing = False
+        self._serving = False  # from initialize on, log lines go to the server
 
     def run(self) -> None:
         """Until FINALIZE, or EOFError when the supervisor is gone."""
+        self._channel.store.executing_thread = threading.get_ident()
         while True:
             message = self._channel.next_command()
             kind = message[0]
             if kind == Kind.EXECUTE:
-                self._execute(message[1], message[2])
+                assert self._executor is not None
+                self._executor.execute(message[1], message[2])
             elif kind == Kind.LOAD:
-                error = self._load(message[1])
-                self._channel.send([Kind.LOADED, error])
-                if error is not None:
+                error, facts = self._load(message[1])
+                self._channel.send([Kind.LOADED, error, facts])
+                if error is not None or self._executor is None:
                     return
             elif kind == Kind.FINALIZE:
                 self._finalize()
                 return
 
-    def _load(self, settings: Dict[str, Any]) -> Optional[str]:
+    def _load(self, settings: Dict[str, Any]) -> Tuple[Optional[str], Dict[str, Any]]:
+        """Load as told: an error's text or None, and what the supervisor should know."""
         self.model_dir = settings["version_dir"]
-        self._outputs = settings["outputs"]
         path = os.path.join(self.model_dir, settings["filename"])
         if not os.path.isfile(path):
-            return f"Failed to preinitialize Python stub: Python model file not found in '{path}'"
+            return f"Failed to preinitialize Python stub: Python model file not found in '{path}'", {}
         set_host(self)
         try:
             args = settings["args"]
-            self._model = Model(path, self.model_dir, args["model_repository"], args["model_version"])
-            self._model.initialize(args)
+            model = Model(path, self.model_dir, args["model_repository"], args["model_version"])
+            if settings["auto_complete"]:
+                return None, {"config": _auto_complete(model, args)}
+            self._model = model
+            model.instantiate()
+            self._serving = True
+            model.initialize(args)
         except BaseException as error:
-            return render_exception(error)
-        self._executing = True
-        return None
+            return render_exception(error), {}
+        self._executor = Executor(self._channel, model, settings["name"], settings["outputs"], settings["decoupled"])
+        self._caller.allowed = True
+        checks = callable(getattr(model.instance, "is_ready", None))
+        if checks:
+            ReadinessChecker(self._channel, model).start()
+        return None, {"is_ready": checks}
 
     def _finalize(self) -> None:
-        self._executing = False
+        self._caller.allowed = False
         assert self._model is not None
+        assert self._executor is not None
+        self._executor.stop()
         try:
             self._model.finalize()
         except BaseException as error:
             print(f"Failed to finalize the model: {render_exception(error)}", flush=True)
 
-    # -- execute
-
-    def _execute(self, execution_id: int, wire_requests: List[List[Any]]) -> None:
-        """Run a batch and answer it with RESULT or FAILED."""
-        received = _now()
-        requests = self._requests(wire_requests)
-        assert self._model is not None
-        results: List[List[Any]] = []
-        failure = None
-        try:
-            started = _now()
-            responses = self._model.execute(requests)
-            done = _now()
-            for response, request in zip(responses, requests):
-                results.append(self._response(response, request._requested_output_names))
-            times = (started - received, done - started, _now() - done)
-        except BaseException as error:
-            failure = str(error) if isinstance(error, (WrongReturn, OutOfSharedMemory)) else render_exception(error)
-            for tensors, _, _ in results:
-                self._store.take_back(tensors)
-        # Leases end here, so that the answer tells of them and the next request finds the blocks free. No other thread
-        # may tell of them first: the answer refers to what it passes on.
-        with self._channel.sending:
-            requests = responses = request = response = None  # type: ignore[assignment]
-            released = self._store.take_released()
-            if failure is None:
-                self._channel.send([Kind.RESULT, execution_id, results, released, times])
-            else:
-                self._channel.send([Kind.FAILED, execution_id, failure, released])
-
-    def _requests(self, wire_requests: List[List[Any]]) -> List[InferenceRequest]:
-        return [InferenceRequest._received(fields, self._tensors(fields[6]), self._outputs) for fields in wire_requests]
-
-    def _tensors(self, wire_tensors: List[List[Any]]) -> List[Tensor]:
-        leases: Dict[Tuple[int, int], Lease] = {}
-        received = Tensor._received
-        return [
-            received(name, code, shape, data if type(data) is bytes else self._store.open(leases, data))
-            for name, code, shape, data in wire_tensors
-        ]
-
-    def _response(self, response: InferenceResponse, requested: Any) -> List[Any]:
-        error = response._error
-        if error is not None:
-            return [[], [int(error.code()), error.message()], None]
-        # Filtering changes the response object itself, as in the original.
-        response._output_tensors = [tensor for tensor in response._output_tensors if tensor._name in requested]
-        return [self._describe(response._output_tensors), None, response._parameters]
-
-    def _describe(self, tensors: List[Tensor]) -> List[List[Any]]:
-        """Tensors as they go into a message; when one of them cannot, none is lent."""
-        described: List[List[Any]] = []
-        try:
-            for tensor in tensors:
-                described.append(tensor._transmit(self._store))
-        except BaseException:
-            self._store.take_back(described)
-            raise
-        return described
-
-    # -- BLS
+    # -- triton_python_backend_utils._host.Host
 
     def infer(self, request: InferenceRequest) -> InferenceResponse:
-        """Execute a request on another model and wait."""
-        if not self._executing:
-            raise TritonModelException("BLS is only supported during the 'execute' function.")
-        try:
-            fields = [
-                request._request_id,
-                request._correlation_id,
-                request._flags,
-                request._timeout,
-                request._parameters,
-                request._requested_output_names,
-                self._describe(request._inputs),
-                request._model_name,
-                request._model_version,
-            ]
-        except OutOfSharedMemory as error:
-            return _refusal(str(error), TritonError.INTERNAL)
-        _, _, (outputs, error_fields, parameters), _ = self._channel.call(Kind.INFER, fields)
-        if error_fields is not None:
-            code, text = error_fields
-            return _refusal(text, ErrorCode(code))
-        return InferenceResponse(self._tensors(outputs), parameters=parameters)
+        return self._caller.infer(request)
+
+    def stream(self, request: InferenceRequest) -> ResponseSource:
+        return self._caller.stream(request)
+
+    def log(self, level: int, origin: str, text: str) -> None:
+        if self._serving:
+            self._channel.send([Kind.LOG, level, origin, text])
+        else:
+            _without_host(lambda: log_through_host(level, origin, text), self)
+
+    def ask(self, topic: str, *arguments: Any) -> Any:
+        if self._model is None:
+            raise TritonModelException("The server cannot be asked during auto-complete.")
+        return self._caller.ask(topic, list(arguments))
+
+    def tell(self, topic: str, *arguments: Any) -> None:
+        self._caller.tell(topic, list(arguments))
 
 
-def _refusal(text: str, code: ErrorCode) -> InferenceResponse:
-    """How a call that failed is answered."""
-    response = InferenceResponse(error=TritonError(text, code))
-    response._parameters = ""  # as in the original, though no JSON text
-    return response
+def _auto_complete(model: Model, args: Dict[str, str]) -> Optional[str]:
+    """What the model's ``auto_complete_config`` makes of its configuration, as JSON; None when it has none."""
+    hook: Optional[Callable[[ModelConfig], Any]] = getattr(model.module.TritonPythonModel, "auto_complete_config", None)
+    if hook is None:
+        return None
+    completed = hook(ModelConfig(args["model_config"]))
+    if not isinstance(completed, ModelConfig):
+        raise TritonModelException(
+            f"auto_complete_config function in model '{args['model_name']}' must return a valid pb.ModelConfig object."
+        )
+    return json.dumps(completed.as_dict())
+
+
+def _without_host(action: Callable[[], None], host: Instance) -> None:
+    set_host(None)
+    try:
+        action()
+    finally:
+        set_host(host)
+        sys.stderr.flush()

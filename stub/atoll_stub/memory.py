@@ -19,7 +19,7 @@ import mmap
 import os
 import socket
 import threading
-from typing import Any, Deque, Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 import numpy as np
 from atoll_ipc.memory import Arena, ArenaSettings, Block, view_bytes
@@ -87,6 +87,10 @@ class Received:
         lease.mapped = True
         return view_bytes(lease.chunk.bytes, self._offset, self._nbytes, lease)
 
+    def pristine(self) -> Array:
+        lease = self._lease
+        return np.frombuffer(bytearray(_read(lease.chunk.fd, self._nbytes, self._offset)), np.uint8)
+
     def reference(self) -> List[int]:
         lease = self._lease
         return [lease.key[0], lease.key[1], lease.length, self._offset, self._nbytes]
@@ -106,10 +110,20 @@ class Own:
         start = self._block.start
         return self._block.chunk.bytes[start : start + self._nbytes].copy()  # the block's readers see its content fixed
 
+    pristine = array
+
     def reference(self) -> List[int]:
         block = self._block
         self._store.lend(block)
         return [block.chunk.id, block.start, block.nbytes, block.start, self._nbytes]
+
+
+def _read(fd: int, nbytes: int, offset: int) -> bytes:
+    """Bytes of a chunk as its owner wrote them, whatever this process wrote into its own mapping."""
+    data = os.pread(fd, nbytes, offset)
+    while len(data) < nbytes:  # one call reads 2 GiB at most
+        data += os.pread(fd, nbytes - len(data), offset + len(data))
+    return data
 
 
 class Store:
@@ -117,6 +131,8 @@ class Store:
 
     def __init__(self, lane: socket.socket, first_chunk_id: int, settings: ArenaSettings) -> None:
         self.arena = Arena(first_chunk_id, settings)
+        self.on_released_by_thread: Callable[[], None] = lambda: None
+        self.executing_thread = threading.get_ident()  # tells of what was released before it waits
         self._lane = lane
         self._lock = threading.Lock()
         self._announced: Set[int] = set()  # own chunks whose descriptor the supervisor has
@@ -137,30 +153,37 @@ class Store:
         key = (chunk_id, start)
         lease = leases.get(key)
         chunk = self._peer(chunk_id)
-        if lease is not None or key in self._leased:
-            self._released.append(key)
-        if lease is None:
-            if key in self._leased:
-                return os.pread(chunk.fd, nbytes, offset)
+        if lease is None and key not in self._leased:
             self._leased.add(key)
             lease = leases[key] = Lease(self, chunk, start, length)
-        elif lease.overlaps(offset, nbytes):
-            return os.pread(chunk.fd, nbytes, offset)
+        elif lease is None or lease.overlaps(offset, nbytes):
+            data = _read(chunk.fd, nbytes, offset)
+            self._released.append(key)
+            return data
+        else:
+            self._released.append(key)
         lease.ranges.append((offset, offset + nbytes))
         return Received(lease, offset, nbytes)
+
+    def decline(self, wire_tensors: List[List[Any]]) -> None:
+        """Release what was received and will not be read."""
+        self._released.extend((data[0], data[1]) for *_, data in wire_tensors if not isinstance(data, bytes))
 
     def end(self, key: Key) -> None:
         """Called by a lease's finalizer, in any thread."""
         self._leased.discard(key)
         self._released.append(key)
+        if threading.get_ident() != self.executing_thread:
+            self.on_released_by_thread()
 
     def take_released(self) -> List[Key]:
         """The blocks whose leases ended since the last call; they go into the next message."""
-        if not self._released:
-            return []
-        released = []
+        released: List[Key] = []
         while self._released:
-            released.append(self._released.popleft())
+            try:
+                released.append(self._released.popleft())
+            except IndexError:
+                break  # another thread took the last one
         return released
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,17 @@ from typing import Any
 import numpy as np
 from serving import Served
 
-__all__ = ["Answer", "Caller", "call", "in_background", "leased_blocks", "metric", "statistics", "wait_until"]
+__all__ = [
+    "Answer",
+    "Caller",
+    "call",
+    "in_background",
+    "leased_blocks",
+    "metric",
+    "refuses_connections",
+    "statistics",
+    "wait_until",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -148,3 +159,12 @@ def statistics(served: Served, model: str) -> dict[str, Any]:
     assert status == 200
     entry: dict[str, Any] = document["model_stats"][0]
     return entry
+
+
+def refuses_connections(served: Served) -> bool:
+    """Whether the HTTP port is closed: the first thing that the end of a server shows."""
+    try:
+        socket.create_connection(("127.0.0.1", served.http_port), timeout=5).close()
+    except ConnectionError:
+        return True
+    return False

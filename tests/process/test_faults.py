@@ -7,7 +7,6 @@ import http.client
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from calling import Answer, Caller, call, in_background, leased_blocks, metric, statistics, wait_until
+from calling import (
+    Answer,
+    Caller,
+    call,
+    in_background,
+    leased_blocks,
+    metric,
+    refuses_connections,
+    statistics,
+    wait_until,
+)
 from rendezvous import Rendezvous, config, identity, write
 from serving import Served, serve
 
@@ -152,9 +161,7 @@ def test_a_stub_that_dies_in_execute_fails_its_request_with_the_cause(server: Se
     assert others.items() <= server.stubs().items()
 
 
-def test_requests_queued_behind_the_one_that_killed_the_stub_are_served(
-    server: Served, rendezvous: Rendezvous
-) -> None:
+def test_requests_queued_behind_the_one_that_killed_the_stub_are_served(server: Served, rendezvous: Rendezvous) -> None:
     pending = metric(server, "nv_inference_pending_request_count", "fragile")
     with one_restart(server, "fragile"), ThreadPoolExecutor(3) as pool:
         killer = pool.submit(ask, server, "meet here")
@@ -196,7 +203,7 @@ def test_a_dead_stub_is_noticed_though_a_child_of_it_keeps_its_channel_open(
         ("frame 922401", "a RELEASE of a number"),
         ("frame 922491930102c0", "a RELEASE of what is no block"),
         ("frame 942301c090", "an INFER without a request"),
-        ("frame 94230199a0000000c09091" "94a2494e0d9101" "950700000505" "a866726167696c65ff90", "a block of nobody"),
+        ("frame 94230199a0000000c0909194a2494e0d9101950700000505a866726167696c65ff90", "a block of nobody"),
     ],
 )
 def test_a_stub_that_sends_nonsense_is_ended_and_replaced(server: Served, word: str, what: str) -> None:
@@ -352,14 +359,6 @@ def test_sigterm_answers_what_was_accepted_before_the_server_ends(tmp_path: Path
         assert executing.result()["OUT"] == [b"met"]
         assert [answer.result()["OUT"] for answer in queued] == [[b"echo"], [b"echo"]]
         assert served.process.wait(20) == 0
-
-
-def refuses_connections(served: Served) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", served.http_port), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def test_sigterm_under_load_breaks_no_answer(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from atoll_ipc.memory import Arena, ArenaSettings, Block, OutOfSharedMemory, Slice
 from atoll_ipc.wire import INLINE_NBYTES
@@ -16,10 +16,11 @@ from atoll_ipc.wire import INLINE_NBYTES
 from atoll.core.reshape import fill, fits
 from atoll.core.validation import Validator
 from atoll.errors import Code, ServerError
-from atoll.inference import Request, Response, Tensor
-from atoll.instances.instance import Execution, Instance, InstanceSettings, State
+from atoll.inference import SEQUENCE_START, Request, Response, Tensor
+from atoll.instances.exchange import Execution
+from atoll.instances.instance import Answer, Instance, InstanceSettings, State
 from atoll.instances.warm_parent import WarmParent
-from atoll.observe.log import model_output
+from atoll.observe.log import log_from, model_output
 from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics
 from atoll.repository.config import ModelConfig, TensorSpec
@@ -38,7 +39,11 @@ class ModelHost(Protocol):
     arena_settings: ArenaSettings
     start_timeout_s: float
 
-    def infer_nested(self, request: Request) -> None: ...
+    def infer_nested(self, request: Request, streaming: bool) -> None: ...
+
+    def cancel(self, request: Request) -> None: ...
+
+    def ask(self, topic: str, arguments: list[Any], answer: Answer) -> None: ...
 
     def take_chunk_ids(self) -> int: ...
 
@@ -174,6 +179,9 @@ class Model:
         request.cancelled = True
         if self._dispatcher.queue.remove(request):
             self._fail(request, ServerError(Code.CANCELLED, "Request cancelled"), Failure.CANCELED)
+        else:
+            for instance in self.instances:
+                instance.cancel(request)
 
     def _place(self, tensor: Tensor) -> None:
         data = tensor.buffer()
@@ -182,16 +190,22 @@ class Model:
         tensor.data = Slice(block, block.start, len(data))
 
     def _fail(self, request: Request, error: ServerError, reason: Failure = Failure.OTHER) -> None:
+        if request.answered:
+            return
         self.statistics.failed(reason, time.monotonic_ns() - request.received_ns)
         self._answer(Response(request, self.version, [], error=error))
 
     def _answer(self, response: Response) -> None:
+        request = response.request
+        if request.answered:
+            return  # what comes after the final response reaches nobody
         if response.final:
+            request.answered = True
             self._in_flight -= 1
             if not self._in_flight and self._drained is not None and not self._drained.done():
                 self._drained.set_result(None)
         try:
-            response.request.respond(response)
+            request.respond(response)
         except Exception:
             _log.exception(f"a response of model '{self.name}' could not be delivered")
 
@@ -230,8 +244,36 @@ class Model:
         for request in execution.requests:
             self._fail(request, error, Failure.BACKEND)
 
-    def infer_for(self, instance: Instance, request: Request) -> None:
-        self._host.infer_nested(request)
+    def responded(self, instance: Instance, request: Request, response: Response) -> None:
+        if not self.decoupled:
+            # One response is all there may be: the final flag, should it come later and alone, says nothing new.
+            response.final = True
+            if response.empty:
+                return
+        if self._reshaped:
+            self._restore_shapes([response])
+        self._answer(response)
+
+    def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
+        for request in requests:
+            request.flags &= ~SEQUENCE_START
+            self._dispatcher.submit(request)
+
+    def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
+        self._host.infer_nested(request, streaming)
+
+    def cancel_for(self, instance: Instance, request: Request) -> None:
+        self._host.cancel(request)
+
+    def log(self, instance: Instance, level: int, origin: str, text: str) -> None:
+        log_from(f"{origin} {instance.name}", _LOG_LEVELS.get(level, logging.INFO), text)
+
+    def ask(self, instance: Instance, topic: str, arguments: list[Any], answer: Answer) -> None:
+        def tell(value: Any, error: str | None) -> None:
+            prefix = f"Failed to process the request for model '{instance.name}', message: "
+            answer(value, None if error is None else prefix + error)
+
+        self._host.ask(topic, arguments, tell)
 
     def instance_ready(self, instance: Instance) -> None:
         self._dispatcher.freed(instance)
@@ -246,6 +288,7 @@ class Model:
         model_output(instance.name, stream, line)
 
 
+_LOG_LEVELS = {0: logging.INFO, 1: logging.WARNING, 2: logging.ERROR, 3: logging.INFO - 1}  # as LogLevel numbers them
 _EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()
 
 
@@ -270,6 +313,7 @@ def _instance_settings(
                 "model_name": config.name,
             },
             outputs=list(config.outputs),
+            decoupled=config.decoupled,
             arena=host.arena_settings,
             start_timeout_s=host.start_timeout_s,
         )

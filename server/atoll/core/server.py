@@ -17,7 +17,9 @@ from atoll.core.catalog import Catalog, Entry, ModelState, parse_version
 from atoll.core.model import Model
 from atoll.errors import Code, ServerError
 from atoll.inference import Request
+from atoll.instances.instance import Answer
 from atoll.instances.warm_parent import WarmParent
+from atoll.observe.custom_metrics import CustomMetrics
 from atoll.observe.exposition import Family, label_text
 from atoll.observe.log import LogSettings
 from atoll.observe.metrics import Metrics, MetricsOptions
@@ -73,7 +75,8 @@ class Server:
         self.name = options.id
         self.version = __version__
         self.options = options
-        self.metrics = Metrics(options.metrics, extra=[self._collect_memory])
+        self.custom_metrics = CustomMetrics()
+        self.metrics = Metrics(options.metrics, extra=[self._collect_memory, self.custom_metrics.collect])
         self.warm_parent = WarmParent()
         self.arena_settings = options.arena
         self.start_timeout_s = options.stub_timeout_s
@@ -282,15 +285,32 @@ class Server:
 
     # -- what models ask (atoll.core.model.ModelHost)
 
-    def infer_nested(self, request: Request) -> None:
-        """Queue a request that a model makes; served also while the server finishes what is in flight."""
+    def infer_nested(self, request: Request, streaming: bool) -> None:
+        """Queue a request that a model makes; served also while the server finishes what is in flight.
+
+        ``streaming``: the caller takes any number of responses.
+        """
         model = self._catalog.find(request.model_name, request.model_version)
         if not model.is_ready:
             raise ServerError(
                 Code.UNAVAILABLE,
                 f"Failed for execute the inference request. Model '{request.model_name}' is not ready.",
             )
+        if model.decoupled and not streaming:
+            raise ServerError(
+                Code.INVALID_ARG,
+                f"Model {model.name} is using the decoupled. The current BLS request call doesn't support models using "
+                "the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' "
+                "calls for decoupled models.'",
+            )
         model.infer(request)
+
+    def ask(self, topic: str, arguments: list[Any], answer: Answer) -> None:
+        """A model uses a metric or controls a model; ``answer`` gets a value or an error's text."""
+        try:
+            answer(self.custom_metrics.perform(topic, arguments), None)
+        except ServerError as error:
+            answer(None, error.message)
 
     def take_chunk_ids(self) -> int:
         """First of a range of chunk ids that no other arena uses."""

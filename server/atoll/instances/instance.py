@@ -9,7 +9,6 @@ ended without an answer.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import enum
 import logging
@@ -23,18 +22,23 @@ from atoll_ipc.memory import ArenaSettings
 from atoll_ipc.wire import Kind
 
 from atoll.errors import Code, ServerError
-from atoll.inference import Request, Response
+from atoll.inference import Request
+from atoll.instances.calls import CallOwner, Calls
 from atoll.instances.channel import Channel
+from atoll.instances.exchange import Exchange, RequestOwner
 from atoll.instances.stub_process import StubProcess
 from atoll.instances.warm_parent import WarmParent
 
-__all__ = ["Execution", "Instance", "InstanceSettings", "Owner", "State"]
+__all__ = ["Answer", "Instance", "InstanceSettings", "Owner", "State"]
+
+Answer = Callable[[Any, str | None], None]
 
 _log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 30.0
 _SETTLED_AFTER_S = 30.0
+_CHECK_TIMEOUT_S = 5.0
 
 
 class State(enum.Enum):
@@ -57,32 +61,13 @@ class InstanceSettings:
     filename: str
     args: dict[str, str]
     outputs: list[str]
+    decoupled: bool
     arena: ArenaSettings
     start_timeout_s: float
 
 
-class Execution:
-    """One batch at the stub. ``began_ns`` is when it was sent, or when the one before it ended."""
-
-    __slots__ = ("began_ns", "id", "requests")
-
-    def __init__(self, id: int, requests: list[Request], began_ns: int) -> None:
-        self.id = id
-        self.requests = requests
-        self.began_ns = began_ns
-
-
-class Owner(Protocol):
+class Owner(RequestOwner, CallOwner, Protocol):
     """Who an instance works for. All calls come on the event loop."""
-
-    def executed(
-        self, instance: Instance, execution: Execution, responses: list[Response], times_ns: tuple[int, int, int]
-    ) -> None: ...
-
-    def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None: ...
-
-    def infer_for(self, instance: Instance, request: Request) -> None:
-        """A model in this instance calls another model. Raises ServerError when the call is refused."""
 
     def instance_ready(self, instance: Instance) -> None: ...
 
@@ -91,6 +76,12 @@ class Owner(Protocol):
     def chunks_gone(self, chunk_ids: list[int]) -> None: ...
 
     def output(self, instance: Instance, stream: str, line: str) -> None: ...
+
+    def log(self, instance: Instance, level: int, origin: str, text: str) -> None:
+        """The model logs a line."""
+
+    def ask(self, instance: Instance, topic: str, arguments: list[Any], answer: Answer) -> None:
+        """The model uses a metric or controls a model; ``answer`` gets a value, or an error's text."""
 
 
 class Instance:
@@ -102,9 +93,13 @@ class Instance:
         self.settings = settings
         self.name = settings.name
         self.state = State.STARTING
-        self.executions: collections.deque[Execution] = collections.deque()
-        self.recent_execution_ns = 0  # moving average; decides whether a batch is sent ahead
         self.restarts = 0
+        self.has_check = False  # the model has an is_ready of its own
+        self._exchange = Exchange(self, owner, settings.version)
+        self._calls = Calls(self, owner)
+        self.executions = self._exchange.executions
+        self.execute = self._exchange.execute
+        self._checking: asyncio.Future[str | None] | None = None
         self._warm_parent = warm_parent
         self._owner = owner
         self._take_chunk_ids = take_chunk_ids
@@ -135,7 +130,11 @@ class Instance:
             on_closed=self._on_closed,
             on_line=partial(self._owner.output, self),
         )
+        self._exchange.attach(self._process.channel)
         load = {
+            "name": settings.name,
+            "auto_complete": False,
+            "decoupled": settings.decoupled,
             "version_dir": settings.version_dir,
             "filename": settings.filename,
             "args": settings.args,
@@ -185,6 +184,15 @@ class Instance:
         return clean
 
     @property
+    def recent_execution_ns(self) -> int:
+        return self._exchange.recent_execution_ns
+
+    @property
+    def open_count(self) -> int:
+        """Requests whose execution has ended and whose last response is still to come."""
+        return self._exchange.open_count
+
+    @property
     def pid(self) -> int:
         return self._process.fork.pid if self._process is not None else 0
 
@@ -215,10 +223,10 @@ class Instance:
             f"Failed to process the request(s) for model instance '{self.name}', message: "
             f"Stub process '{self.name}' is not healthy. {reason}",
         )
-        executions, self.executions = self.executions, collections.deque()
-        if executions:
-            self._owner.execution_failed(self, executions.popleft(), error)
-        unstarted = [request for execution in executions for request in execution.requests]
+        if self._checking is not None and not self._checking.done():
+            self._checking.set_result("Stub process is not healthy while waiting for user-defined is_ready() response")
+        unstarted = self._exchange.end(error)
+        self._calls.end()
         if self.state is State.DEAD:
             _log.error(f"Stub process is unhealthy and it will be restarted. Instance '{self.name}': {reason}")
             self._owner.instance_died(self, unstarted, reason)
@@ -245,27 +253,9 @@ class Instance:
 
     # -- work
 
-    def execute(self, requests: list[Request], now_ns: int) -> None:
-        """Send a batch to the stub. The owner hears of its end through ``executed`` or ``execution_failed``."""
-        assert self._process is not None
-        channel = self._process.channel
-        self._next_execution_id += 1
-        self.executions.append(Execution(self._next_execution_id, requests, now_ns))
-        describe = channel.describe
-        batch = []
-        for request in requests:
-            batch.append(
-                [
-                    request.id,
-                    request.correlation_id,
-                    request.flags,
-                    request.timeout_us,
-                    request.parameters,
-                    request.outputs,
-                    [describe(tensor) for tensor in request.inputs],
-                ]
-            )
-        channel.send([Kind.EXECUTE, self._next_execution_id, batch, channel.take_freed()])
+    def cancel(self, request: Request) -> None:
+        """The client of a request that was sent here has given up."""
+        self._exchange.cancel(request)
 
     def trim(self) -> None:
         """Ask the stub to give back idle chunks, when it has any to spare."""
@@ -273,97 +263,71 @@ class Instance:
         if channel is not None and len(channel.chunk_ids) > 1:
             channel.send([Kind.TRIM])
 
+    async def check(self) -> str | None:
+        """Ask the model's own ``is_ready``; the reason when it is not. One question at a time: who comes later shares it."""
+        if self.state is not State.READY:
+            return f"Stub process '{self.name}' is not healthy."
+        if not self.has_check:
+            return None
+        shared = self._checking is not None and not self._checking.done()
+        if not shared:
+            assert self.channel is not None
+            self._checking = asyncio.get_running_loop().create_future()
+            self.channel.send([Kind.CHECK, 0])
+        assert self._checking is not None
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._checking), _CHECK_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            which = "in-flight is_ready()" if shared else "user-defined is_ready()"
+            return f"Timed out waiting for {which} response"
+
     def _on_message(self, message: list[Any]) -> None:
         kind = message[0]
         if kind == Kind.RESULT:
-            self._on_result(message)
+            self._deaths_in_a_row = 0  # a stub that answers is in no crash loop, whatever a request may do to it later
+            self._exchange.on_result(message)
+            return
+        assert self._process is not None
+        channel = self._process.channel
+        if kind == Kind.RESPONSE:
+            self._exchange.on_response(message)
         elif kind == Kind.INFER:
-            self._on_infer(message)
+            self._calls.on_infer(message, channel)
         elif kind == Kind.FAILED:
-            _, execution_id, text, released = message
-            execution = self._executing(execution_id)
-            assert self._process is not None
-            self._process.channel.release(released)
-            self._finished(execution)
-            text = f"Failed to process the request(s) for model '{self.name}', message: {text}"
-            self._owner.execution_failed(self, execution, ServerError(Code.INTERNAL, text))
+            self._deaths_in_a_row = 0
+            self._exchange.on_failed(message)
         elif kind == Kind.RELEASE:
-            assert self._process is not None
-            self._process.channel.release(message[1])
+            channel.release(message[1])
+        elif kind == Kind.CANCEL_CALL:
+            self._calls.on_cancel(message)
+        elif kind == Kind.LOG:
+            self._owner.log(self, *message[1:])
+        elif kind == Kind.ASK:
+            _, call_id, topic, arguments = message
+            self._owner.ask(self, topic, arguments, partial(self._answer, channel, call_id))
         elif kind == Kind.LOADED:
             if self._loaded is not None and not self._loaded.done():
+                self.has_check = message[2].get("is_ready", False)
                 self._loaded.set_result(message[1])
+        elif kind == Kind.CHECKED:
+            if self._checking is not None and not self._checking.done():
+                self._checking.set_result(_not_ready(self.name, message[2]))
         elif kind == Kind.GONE:
-            assert self._process is not None
-            self._process.channel.gone(message[1])
+            channel.gone(message[1])
             self._owner.chunks_gone(message[1])
         else:
             raise ValueError(f"unknown kind of message: {kind}")
 
-    def _executing(self, execution_id: int) -> Execution:
-        """The execution that a message answers. It stays listed, so that it is failed should the rest make no sense."""
-        execution = self.executions[0]
-        if execution.id != execution_id:
-            raise ValueError(f"answer to execution {execution_id}, expected {execution.id}")
-        return execution
+    @staticmethod
+    def _answer(channel: Channel, call_id: int, value: Any, error: str | None) -> None:
+        if call_id:
+            channel.send([Kind.ANSWER, call_id, value, error])
 
-    def _finished(self, execution: Execution) -> None:
-        self.executions.popleft()
-        self._deaths_in_a_row = 0  # a stub that answers is in no crash loop, whatever one request may do to it later
-        for request in execution.requests:
-            request.inputs = []  # not needed for another attempt any more
-        if self.executions:
-            self.executions[0].began_ns = time.monotonic_ns()
 
-    def _on_result(self, message: list[Any]) -> None:
-        _, execution_id, results, released, times = message
-        execution = self._executing(execution_id)
-        assert self._process is not None
-        channel = self._process.channel
-        version = self.settings.version
-        responses = []
-        for request, (tensors, error, parameters) in zip(execution.requests, results, strict=True):
-            failure = None if error is None else ServerError(Code(error[0]), error[1])
-            responses.append(Response(request, version, channel.tensors(tensors), parameters=parameters, error=failure))
-        if released:
-            channel.release(released)
-        self.recent_execution_ns = (3 * self.recent_execution_ns + times[1]) >> 2
-        self._finished(execution)
-        self._owner.executed(self, execution, responses, times)
-
-    def _on_infer(self, message: list[Any]) -> None:
-        _, call_id, fields, released = message
-        assert self._process is not None
-        channel = self._process.channel
-        request_id, correlation_id, flags, timeout_us, parameters, outputs, tensors, model_name, model_version = fields
-
-        def reply(response: Response) -> None:
-            failure = response.error
-            answer = [
-                [channel.describe(tensor) for tensor in response.outputs],
-                None if failure is None else [int(failure.code), failure.message],
-                response.parameters,
-            ]
-            channel.send([Kind.REPLY, call_id, answer, channel.take_freed()])
-
-        request = Request(
-            model_name,
-            channel.tensors(tensors),
-            reply,
-            model_version=model_version,
-            id=request_id,
-            outputs=outputs,
-            parameters=parameters,
-            correlation_id=correlation_id,
-            flags=flags,
-            timeout_us=timeout_us,
-        )
-        channel.release(released)
-        try:
-            self._owner.infer_for(self, request)
-        except ServerError as error:
-            text = f"Model {model_name} - Error when running inference: {error.message}"
-            reply(Response(request, -1, [], error=ServerError(Code.INTERNAL, text)))
+def _not_ready(name: str, outcome: bool | str) -> str | None:
+    if outcome is True:
+        return None
+    return outcome if isinstance(outcome, str) else f"Model '{name}' is not ready (user-defined check failed)."
 
 
 def _log_failure(task: asyncio.Future[Any]) -> None:

@@ -1,0 +1,97 @@
+"""BLS, seen from the caller's side: what the model in one stub asks of other models."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from atoll_ipc.wire import Kind
+
+from atoll.errors import Code, ServerError
+from atoll.inference import Request, Response
+from atoll.instances.channel import Channel
+
+if TYPE_CHECKING:
+    from atoll.instances.instance import Instance
+
+__all__ = ["CallOwner", "Calls"]
+
+
+class CallOwner(Protocol):
+    """Who executes what models ask for."""
+
+    def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
+        """Queue a request of the model in ``instance``. Raises ServerError when it is refused."""
+
+    def cancel_for(self, instance: Instance, request: Request) -> None:
+        """Nobody waits for the rest of a request's responses."""
+
+
+class Calls:
+    """The calls of one stub that are under way."""
+
+    def __init__(self, instance: Instance, owner: CallOwner) -> None:
+        self._instance = instance
+        self._owner = owner
+        self._requests: dict[int, Request] = {}
+
+    def on_infer(self, message: list[Any], channel: Channel) -> None:
+        _, call_id, fields, released = message
+        (
+            request_id,
+            correlation_id,
+            flags,
+            timeout_us,
+            parameters,
+            outputs,
+            tensors,
+            model_name,
+            model_version,
+            streaming,
+            blocking,
+        ) = fields
+        request = Request(
+            model_name,
+            channel.tensors(tensors),
+            partial(self._reply, channel, call_id),
+            model_version=model_version,
+            id=request_id,
+            outputs=outputs,
+            parameters=parameters,
+            correlation_id=correlation_id,
+            flags=flags,
+            timeout_us=timeout_us,
+        )
+        channel.release(released)
+        executions = self._instance.executions
+        if blocking and executions:
+            request.callers = (self._instance.name, *executions[0].requests[0].callers)
+        self._requests[call_id] = request
+        try:
+            self._owner.infer_for(self._instance, request, streaming=streaming)
+        except ServerError as error:
+            text = f"Model {model_name} - Error when running inference: {error.message}"
+            refusal = Response(request, -1, [], error=ServerError(Code.INTERNAL, text))
+            self._reply(channel, call_id, refusal)
+
+    def on_cancel(self, message: list[Any]) -> None:
+        request = self._requests.get(message[1])
+        if request is not None:
+            self._owner.cancel_for(self._instance, request)
+
+    def end(self) -> None:
+        """The stub is gone: nobody waits any more."""
+        requests, self._requests = list(self._requests.values()), {}
+        for request in requests:
+            self._owner.cancel_for(self._instance, request)
+
+    def _reply(self, channel: Channel, call_id: int, response: Response) -> None:
+        if response.final:
+            self._requests.pop(call_id, None)
+        failure = response.error
+        answer = [
+            [channel.describe(tensor) for tensor in response.outputs],
+            None if failure is None else [int(failure.code), failure.message],
+            response.parameters,
+        ]
+        channel.send([Kind.REPLY, call_id, answer, channel.take_freed(), response.final])

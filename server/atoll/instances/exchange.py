@@ -1,0 +1,201 @@
+"""The requests at one instance: sent to its stub in executions, answered by RESULT, FAILED and RESPONSE messages.
+
+Most requests are answered by what ``execute`` returns, in RESULT. One that is not (a decoupled model, a response
+sender) stays *open* after its execution has ended, until its last response has come.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from atoll_ipc.wire import Kind
+
+from atoll.errors import Code, ServerError
+from atoll.inference import Request, Response
+from atoll.instances.channel import Channel
+
+if TYPE_CHECKING:
+    from atoll.instances.instance import Instance
+
+__all__ = ["Exchange", "Execution", "RequestOwner"]
+
+Key = tuple[int, int]
+
+
+class Execution:
+    """One batch at the stub. ``began_ns`` is when it was sent, or when the one before it ended."""
+
+    __slots__ = ("began_ns", "ended", "id", "requests")
+
+    def __init__(self, id: int, requests: list[Request], began_ns: int) -> None:
+        self.id = id
+        self.requests = requests
+        self.began_ns = began_ns
+        self.ended: set[int] = set()  # which of them a response sender has ended already
+
+
+class RequestOwner(Protocol):
+    """Whose requests they are. All calls come on the event loop."""
+
+    def executed(
+        self, instance: Instance, execution: Execution, responses: list[Response], times_ns: tuple[int, int, int]
+    ) -> None:
+        """An execution ended; requests without a response here are open, or were answered before."""
+
+    def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
+        """None of the execution's requests will get another response."""
+
+    def responded(self, instance: Instance, request: Request, response: Response) -> None:
+        """A response sender answered; the request is done when the response is final."""
+
+    def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
+        """The model wants to see these again."""
+
+
+class Exchange:
+    """What is at the stub. ``executions`` are in the order in which the stub runs them."""
+
+    def __init__(self, instance: Instance, owner: RequestOwner, version: int) -> None:
+        self.executions: collections.deque[Execution] = collections.deque()
+        self.recent_execution_ns = 0  # moving average; decides whether requests are sent ahead
+        self._instance = instance
+        self._owner = owner
+        self._version = version
+        self._open: dict[Key, Request] = {}
+        self._next_id = 0
+        self._channel: Channel | None = None
+
+    def attach(self, channel: Channel) -> None:
+        """A new stub is there to talk to."""
+        self._channel = channel
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
+
+    def execute(self, requests: list[Request], now_ns: int) -> None:
+        """Send a batch to the stub."""
+        channel = self._channel
+        assert channel is not None
+        self._next_id += 1
+        alone = not self.executions
+        self.executions.append(Execution(self._next_id, requests, now_ns))
+        describe = channel.describe
+        batch = []
+        for request in requests:
+            batch.append(
+                [
+                    request.id,
+                    request.correlation_id,
+                    request.flags,
+                    request.timeout_us,
+                    request.parameters,
+                    request.outputs,
+                    [describe(tensor) for tensor in request.inputs],
+                ]
+            )
+        channel.send([Kind.EXECUTE, self._next_id, batch, channel.take_freed(), alone])
+
+    def cancel(self, request: Request) -> None:
+        """Tell the stub that the client of a request has given up."""
+        key = next((key for key, known in self._open.items() if known is request), None)
+        if key is None:
+            for execution in self.executions:
+                if request in execution.requests:
+                    key = (execution.id, execution.requests.index(request))
+        if key is not None and self._channel is not None:
+            self._channel.send([Kind.CANCEL, *key])
+
+    def end(self, error: ServerError) -> list[Request]:
+        """The stub is gone: fail what it had begun; returns what it had not."""
+        open_requests, self._open = list(self._open.values()), {}
+        executions = list(self.executions)
+        self.executions.clear()
+        if executions:
+            self._owner.execution_failed(self._instance, executions[0], error)
+        for request in open_requests:
+            self._owner.responded(self._instance, request, Response(request, self._version, [], error=error))
+        return [request for execution in executions[1:] for request in execution.requests]
+
+    # -- messages
+
+    def on_result(self, message: list[Any]) -> None:
+        _, execution_id, results, released, times, rescheduled = message
+        execution = self._executing(execution_id)
+        channel = self._channel
+        assert channel is not None
+        responses = []
+        for index, (request, result) in enumerate(zip(execution.requests, results, strict=True)):
+            if result is not None:
+                responses.append(self._response(channel, request, result))
+            elif index not in execution.ended and index not in rescheduled:
+                self._open[(execution_id, index)] = request
+        if released:
+            channel.release(released)
+        self.recent_execution_ns = (3 * self.recent_execution_ns + times[1]) >> 2
+        if rescheduled:
+            again = [execution.requests[index] for index in rescheduled]
+            self._finished(execution, keep=again)
+            self._owner.executed(self._instance, execution, responses, times)
+            self._owner.rescheduled(self._instance, again)
+        else:
+            self._finished(execution)
+            self._owner.executed(self._instance, execution, responses, times)
+
+    def on_failed(self, message: list[Any]) -> None:
+        _, execution_id, text, released = message
+        execution = self._executing(execution_id)
+        assert self._channel is not None
+        self._channel.release(released)
+        self._finished(execution)
+        text = f"Failed to process the request(s) for model '{self._instance.name}', message: {text}"
+        self._owner.execution_failed(self._instance, execution, ServerError(Code.INTERNAL, text))
+
+    def on_response(self, message: list[Any]) -> None:
+        _, execution_id, index, result, final, released = message
+        channel = self._channel
+        assert channel is not None
+        request = self._open.get((execution_id, index))
+        if request is None:
+            execution = next((known for known in self.executions if known.id == execution_id), None)
+            if execution is not None and index not in execution.ended:
+                request = execution.requests[index]
+                if final:
+                    execution.ended.add(index)
+        elif final:
+            del self._open[(execution_id, index)]
+        response = None
+        if request is not None:
+            if result is None:
+                response = Response(request, self._version, [], empty=True)
+            else:
+                response = self._response(channel, request, result, final)
+        elif result is not None:
+            channel.tensors(result[0])  # of a request that failed meanwhile; its blocks are given back at once
+        channel.release(released)
+        if response is not None:
+            assert request is not None
+            self._owner.responded(self._instance, request, response)
+
+    def _response(self, channel: Channel, request: Request, result: list[Any], final: bool = True) -> Response:
+        tensors, error, parameters = result
+        failure = None if error is None else ServerError(Code(error[0]), error[1])
+        outputs = channel.tensors(tensors)
+        return Response(request, self._version, outputs, parameters=parameters, error=failure, final=final)
+
+    def _executing(self, execution_id: int) -> Execution:
+        """The execution that a message answers. It stays listed, so that it is failed should the rest make no sense."""
+        execution = self.executions[0]
+        if execution.id != execution_id:
+            raise ValueError(f"answer to execution {execution_id}, expected {execution.id}")
+        return execution
+
+    def _finished(self, execution: Execution, keep: list[Request] | None = None) -> None:
+        self.executions.popleft()
+        for request in execution.requests:
+            if keep is None or request not in keep:
+                request.inputs = []  # not needed for another attempt any more
+        if self.executions:
+            self.executions[0].began_ns = time.monotonic_ns()

@@ -1,0 +1,108 @@
+"""What a model asks of others: BLS, metrics, model control."""
+
+import os
+import threading
+from typing import Any, List, Optional
+
+from atoll_ipc.memory import OutOfSharedMemory
+from atoll_ipc.wire import Kind
+from triton_python_backend_utils import InferenceRequest, InferenceResponse, TritonModelException
+
+from atoll_stub.channel import Call, Channel
+from atoll_stub.tensors import describe, open_response, refusal
+
+__all__ = ["Caller"]
+
+
+class Caller:
+    """Makes the calls of one model; from any thread."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.allowed = False  # from the end of initialize to the beginning of finalize
+        self._channel = channel
+        self._pid = os.getpid()
+
+    def infer(self, request: InferenceRequest) -> InferenceResponse:
+        """Execute a request on another model and wait."""
+        call = self._open(request, streaming=False)
+        if isinstance(call, InferenceResponse):
+            return call
+        try:
+            return open_response(self._channel.store, call.next()[2])
+        finally:
+            call.close()
+
+    def stream(self, request: InferenceRequest) -> "_Stream":
+        """Execute a request on a model that may give any number of responses."""
+        call = self._open(request, streaming=True)
+        return _Stream(self._channel, call)
+
+    def ask(self, topic: str, arguments: List[Any]) -> Any:
+        """Wait for the server's answer. Raises :class:`TritonModelException` with its words."""
+        call = self._channel.call(Kind.ASK, topic, arguments)
+        try:
+            _, _, value, error = call.next()
+        finally:
+            call.close()
+        if error is not None:
+            raise TritonModelException(error)
+        return value
+
+    def tell(self, topic: str, arguments: List[Any]) -> None:
+        """The same without an answer; may be called by a finalizer."""
+        self._channel.post([Kind.ASK, 0, topic, arguments])
+
+    def _open(self, request: InferenceRequest, streaming: bool) -> Any:
+        """The call, or the response that refuses it."""
+        if not self.allowed:
+            raise TritonModelException("BLS is only supported during the 'execute' function.")
+        if os.getpid() != self._pid:
+            raise TritonModelException("BLS is not supported from a process that the model forked.")
+        blocking = threading.current_thread() is threading.main_thread()
+        try:
+            fields = [
+                request._request_id,
+                request._correlation_id,
+                request._flags,
+                request._timeout,
+                request._parameters,
+                request._requested_output_names,
+                describe(self._channel.store, request._inputs),
+                request._model_name,
+                request._model_version,
+                streaming,
+                blocking,
+            ]
+        except OutOfSharedMemory as error:
+            return refusal(str(error))
+        return self._channel.call(Kind.INFER, fields, self._channel.store.take_released())
+
+
+class _Stream:
+    """The responses of one call as they come."""
+
+    def __init__(self, channel: Channel, call: Any) -> None:
+        self._channel = channel
+        self._call: Optional[Call] = None if isinstance(call, InferenceResponse) else call
+        self._refused: Optional[InferenceResponse] = call if isinstance(call, InferenceResponse) else None
+        self._cancelled = False
+
+    def next(self) -> Optional[InferenceResponse]:
+        if self._call is None:
+            refused, self._refused = self._refused, None
+            return refused
+        _, _, response, _, final = self._call.next()
+        if final:
+            self._call.close()
+            self._call = None
+        return open_response(self._channel.store, response)
+
+    def cancel(self) -> None:
+        if self._call is not None and not self._cancelled:
+            self._cancelled = True
+            self._channel.post([Kind.CANCEL_CALL, self._call.id])
+
+    def __del__(self) -> None:
+        if self._call is not None:
+            self.cancel()
+            self._call.close()

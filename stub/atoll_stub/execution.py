@@ -1,0 +1,157 @@
+"""Running batches: ``execute`` under the original's rules, and every way in which a request may be answered."""
+
+import inspect
+import logging
+import time
+import traceback
+from typing import Any, List, Optional, Set, Tuple
+
+from atoll_ipc.memory import OutOfSharedMemory
+from atoll_ipc.wire import Kind
+from triton_python_backend_utils import InferenceRequest, InferenceResponse, TritonError, TritonModelException
+from triton_python_backend_utils._model import Model, WrongReturn, check_returned
+from triton_python_backend_utils._request import RELEASE_RESCHEDULE
+from triton_python_backend_utils._sender import Reply
+
+from atoll_stub.channel import Channel
+from atoll_stub.coroutines import CoroutineLoop
+from atoll_stub.rendering import render_exception
+from atoll_stub.tensors import describe_response, open_tensors
+
+__all__ = ["Executor"]
+
+_now = time.monotonic_ns
+_ERROR = 2
+
+Key = Tuple[int, int]
+
+
+class Executor:
+    """Executes batches and is where the replies of their requests go."""
+
+    def __init__(self, channel: Channel, model: Model, name: str, outputs: List[str], decoupled: bool) -> None:
+        self.decoupled = decoupled
+        self._channel = channel
+        self._store = channel.store
+        self._model = model
+        self._name = name
+        self._outputs = outputs
+        self._coroutines = CoroutineLoop()
+        self._cancelled: Set[Key] = set()
+        channel.on_cancel = self._cancelled.add
+
+    def execute(self, execution_id: int, wire_requests: List[List[Any]]) -> None:
+        """Run a batch and answer it with RESULT or FAILED."""
+        received = _now()
+        requests = self._requests(execution_id, wire_requests)
+        results: List[Optional[List[Any]]] = []
+        rescheduled: List[int] = []
+        failure = None
+        try:
+            started = _now()
+            returned = self._model.execute(requests)
+            if inspect.iscoroutine(returned):
+                returned = self._await(returned)
+            responses = check_returned(returned, requests, self._name, self.decoupled)
+            done = _now()
+            for response, request in zip(responses, requests):
+                if response is None or request._reply is not None:
+                    results.append(self._settle(request, response, rescheduled, len(results)))
+                else:
+                    results.append(describe_response(self._store, response, request._requested_output_names))
+            times = (started - received, done - started, _now() - done)
+        except BaseException as error:
+            failure = str(error) if isinstance(error, (WrongReturn, OutOfSharedMemory)) else render_exception(error)
+            for result in results:
+                if result is not None:
+                    self._store.take_back(result[0])
+            for request in requests:
+                if request._reply is not None:
+                    request._reply.closed = True
+        if self._cancelled:
+            self._cancelled = {key for key in self._cancelled if key[0] != execution_id or self.decoupled}
+            self._channel.on_cancel = self._cancelled.add
+        # Leases end here, so that the answer tells of them and the next request finds the blocks free. No other thread
+        # may tell of them first: the answer refers to what it passes on.
+        with self._channel.sending:
+            requests = responses = request = response = returned = None  # type: ignore[assignment]
+            released = self._store.take_released()
+            if failure is None:
+                self._channel.send([Kind.RESULT, execution_id, results, released, times, rescheduled])
+            else:
+                self._channel.send([Kind.FAILED, execution_id, failure, released])
+
+    def stop(self) -> None:
+        self._coroutines.stop()
+
+    def _requests(self, execution_id: int, wire_requests: List[List[Any]]) -> List[InferenceRequest]:
+        received, store, outputs = InferenceRequest._received, self._store, self._outputs
+        return [
+            received(fields, open_tensors(store, fields[6]), outputs, (self, (execution_id, index)))
+            for index, fields in enumerate(wire_requests)
+        ]
+
+    def _settle(
+        self, request: InferenceRequest, response: Optional[InferenceResponse], rescheduled: List[int], index: int
+    ) -> Optional[List[Any]]:
+        """The result of a request that has no returned response, or that a sender was made for."""
+        reply = request._reply_state()
+        assert reply is not None
+        if request._release_flags == RELEASE_RESCHEDULE and not reply.closed:
+            reply.closed = True  # it comes again as another request
+            rescheduled.append(index)
+            return None
+        if response is None:
+            return None  # a sender answers, or the reply's finalizer when there is none any more
+        if reply.count or reply.closed:
+            if not reply.closed:
+                reply.closed = True
+                self.respond(reply, None, True)
+            return None  # the first answer counts
+        reply.closed = True
+        return describe_response(self._store, response, request._requested_output_names)
+
+    # -- coroutines
+
+    def _await(self, coroutine: Any) -> Any:
+        """Run ``execute``'s coroutine: to its end, or in a decoupled model in the background."""
+        future = self._coroutines.start(coroutine)
+        if not self.decoupled:
+            return future.result()
+        future.add_done_callback(self._background_ended)
+        return None
+
+    def _background_ended(self, future: Any) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            self._channel.send([Kind.LOG, _ERROR, self._name, text])
+
+    # -- replies (triton_python_backend_utils._sender.ReplyHost)
+
+    def respond(self, reply: Reply, response: Optional[InferenceResponse], final: bool) -> None:
+        try:
+            with self._channel.sending:
+                result = None if response is None else describe_response(self._store, response, reply.requested)
+                self._channel.send([Kind.RESPONSE, *reply.key, result, final, self._store.take_released()])
+        except OutOfSharedMemory as error:
+            raise TritonModelException(str(error)) from None
+        if final:
+            self._cancelled.discard(reply.key)
+
+    def abandon(self, reply: Reply) -> None:
+        if reply.count and not self.decoupled:
+            result = None  # it was answered, only the final flag was never sent
+        else:
+            text = "The model dropped the request without sending its final response."
+            result = [[], [int(TritonError.INTERNAL), text], None]
+        reply.closed = True
+        self._cancelled.discard(reply.key)
+        try:
+            self._channel.post([Kind.RESPONSE, *reply.key, result, True, []])
+        except OSError:
+            logging.getLogger(__name__).debug("the supervisor is gone")
+
+    def is_cancelled(self, key: Key) -> bool:
+        self._channel.poll()
+        return key in self._cancelled

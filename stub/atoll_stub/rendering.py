@@ -1,0 +1,33 @@
+"""How a model's exception reads to a client, in the form of the original."""
+
+import asyncio
+import concurrent.futures
+import os
+import traceback
+
+import triton_python_backend_utils
+
+__all__ = ["render_exception"]
+
+# What lies between the model and its caller, or below it: the host, pb_utils, and what runs coroutines.
+_NOT_THE_MODELS = (
+    "<frozen importlib",
+    *(
+        os.path.dirname(os.path.abspath(module)) + os.sep
+        for module in (
+            __file__,
+            triton_python_backend_utils.__file__,
+            asyncio.__file__,
+            concurrent.futures.__file__,
+        )
+    ),
+)
+
+
+def render_exception(error: BaseException) -> str:
+    """Type and text, then the frames, innermost first. Causes and contexts are not shown."""
+    lines = [f"{type(error).__name__}: {str(error) or '<EMPTY MESSAGE>'}", "", "At:"]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_NOT_THE_MODELS):
+            lines.append(f"  {frame.filename}({frame.lineno}): {frame.name}")
+    return "\n".join(lines) + "\n"
