@@ -64,9 +64,7 @@ class Kind:
 
     # stub to supervisor
     LOADED = 32  # error text or None, {what the supervisor should know of the model}
-    RESULT = (
-        33  # execution id, [response or None], [released block], [input, infer, output ns], [rescheduled index]
-    )
+    RESULT = 33  # execution id, [response or None], [released block], [input, infer, output ns], [rescheduled index]
     FAILED = 34  # execution id, error text, [released block]
     INFER = 35  # call id, request with target, [released block]: BLS
     RELEASE = 36  # [released block]: [chunk id, block start] of others', no longer read by this stub

@@ -12,9 +12,9 @@ __all__ = ["is_model_ready", "load_model", "unload_model"]
 def load_model(model_name: str, config: str = "", files: Optional[Dict[str, bytes]] = None) -> None:
     """Load a model, or load it again, and wait until it is ready.
 
-    ``config`` is a configuration as JSON that stands in for the model's own; ``files`` maps ``file:<version>/<path>`` to
-    contents that stand in for the model's directory. Raises :class:`TritonModelException` when it cannot be loaded; what was
-    loaded before then stays.
+    ``config`` is a configuration as JSON that stands in for the model's own; ``files`` maps ``file:<version>/<path>``
+    to contents that stand in for the model's directory. Raises :class:`TritonModelException` when it cannot be loaded;
+    what was loaded before then stays.
     """
     name = text(model_name, "model_name")
     if files is not None and not isinstance(files, dict):

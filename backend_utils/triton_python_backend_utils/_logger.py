@@ -20,6 +20,9 @@ class LogLevel(enum.IntEnum):
     VERBOSE = 3
 
 
+_Level = LogLevel
+
+
 class Logger:
     """Writes to the server's log with file and line of the caller (original 22.09). All methods are static."""
 
@@ -30,25 +33,25 @@ class Logger:
     VERBOSE = LogLevel.VERBOSE
 
     @staticmethod
-    def log(message: str, level: LogLevel = LogLevel.INFO) -> None:
+    def log(message: str, level: _Level = _Level.INFO) -> None:
         _log(message, level)
 
     @staticmethod
     def log_info(message: str) -> None:
-        _log(message, LogLevel.INFO)
+        _log(message, _Level.INFO)
 
     @staticmethod
     def log_warn(message: str) -> None:
-        _log(message, LogLevel.WARNING)
+        _log(message, _Level.WARNING)
 
     @staticmethod
     def log_error(message: str) -> None:
-        _log(message, LogLevel.ERROR)
+        _log(message, _Level.ERROR)
 
     @staticmethod
     def log_verbose(message: str) -> None:
         """Shown only where the server was told to be verbose."""
-        _log(message, LogLevel.VERBOSE)
+        _log(message, _Level.VERBOSE)
 
 
 def _log(message: Any, level: Any) -> None:

@@ -10,8 +10,8 @@ from triton_python_backend_utils._host import get_host
 __all__ = ["Metric", "MetricFamily", "MetricKind"]
 
 _DELETED = (
-    "Invalid metric operation as the corresponding 'MetricFamily' has been deleted. The 'MetricFamily' object should be "
-    "deleted AFTER its corresponding 'Metric' objects have been deleted."
+    "Invalid metric operation as the corresponding 'MetricFamily' has been deleted. The 'MetricFamily' object should "
+    "be deleted AFTER its corresponding 'Metric' objects have been deleted."
 )
 
 

@@ -71,8 +71,8 @@ class Reply:
 class InferenceResponseSender:
     """Sends the responses of one request: from ``execute``, or later from any thread or coroutine.
 
-    Got by ``request.get_response_sender()``. A decoupled model (original 21.12) may send any number of responses and then
-    the final flag, with the last response or alone; another model exactly one (original 24.06).
+    Got by ``request.get_response_sender()``. A decoupled model may send any number of responses and then the final
+    flag, with the last response or alone; another model exactly one (original 24.06).
     """
 
     __slots__ = ("__weakref__", "_reply")

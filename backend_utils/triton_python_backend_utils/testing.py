@@ -25,7 +25,7 @@ import numpy as np
 
 from triton_python_backend_utils._errors import TritonModelException
 from triton_python_backend_utils._host import hosting
-from triton_python_backend_utils._model import Model, WrongReturn
+from triton_python_backend_utils._model import Model, WrongReturn, check_returned
 from triton_python_backend_utils._request import InferenceRequest
 from triton_python_backend_utils._response import InferenceResponse
 from triton_python_backend_utils._tensor import Tensor
@@ -125,8 +125,13 @@ class LoadedModel:
         """
         received = [_received_request(request, self._outputs) for request in requests]
         with self._at_home():
-            responses = self._model.execute(received)
-        return [_received_response(response, request) for response, request in zip(responses, received)]
+            returned = self._model.execute(received)
+            responses = check_returned(returned, received, self.args["model_instance_name"], decoupled=False)
+        return [
+            _received_response(response, request)
+            for response, request in zip(responses, received)
+            if response is not None
+        ]
 
     def finalize(self) -> None:
         """Finalize the model, once."""
@@ -159,6 +164,21 @@ class LoadedModel:
             raise TritonModelException(f"Nothing answers requests to model '{name}': give load_model() a `bls` for it.")
         received = _received_request(request, [])
         return _received_response(answer(received), received)
+
+    def stream(self, request: InferenceRequest) -> "_OneResponse":
+        """Called by the model's ``request.exec(decoupled=True)``."""
+        return _OneResponse(self.infer(request))
+
+    def log(self, level: int, origin: str, text: str) -> None:
+        """Called by ``pb_utils.Logger``."""
+        print(f"{'IWEI'[level]} {origin}] {text}", file=sys.stderr)
+
+    def ask(self, topic: str, *arguments: Any) -> Any:
+        """Called by metrics and model control, which need a server."""
+        raise TritonModelException(f"There is no server to ask for '{topic}' in a test without one.")
+
+    def tell(self, topic: str, *arguments: Any) -> None:
+        """As :meth:`ask`; by finalizers, of which nobody hears."""
 
     @contextlib.contextmanager
     def _at_home(self) -> Iterator[None]:
@@ -215,6 +235,19 @@ def _received_response(response: InferenceResponse, request: InferenceRequest) -
 def _received_tensor(tensor: Tensor) -> Tensor:
     name, code, shape, _ = tensor._transmit(_HEAP)
     return Tensor._received(name, code, shape, tensor._data)
+
+
+class _OneResponse:
+    """A call's only response, as a stream."""
+
+    def __init__(self, response: InferenceResponse) -> None:
+        self._responses = [response]
+
+    def next(self) -> Optional[InferenceResponse]:
+        return self._responses.pop() if self._responses else None
+
+    def cancel(self) -> None:
+        """Nothing is under way."""
 
 
 class _OnHeap:

@@ -20,9 +20,9 @@ __all__ = ["Call", "Channel"]
 
 _READ_NBYTES = 65536  # below malloc's mmap threshold: a larger buffer costs two system calls and its page faults
 
-# Waking a core that sleeps costs tens of microseconds, on a virtual machine more than a small model's execution. So where
-# requests come one by one and in quick succession, the wait for the next begins with polling. Where several are under
-# way there is always a next one, and the core is better left to others; after a longer wait, to sleep.
+# Waking a core that sleeps costs tens of microseconds, on a virtual machine more than a small model's execution. So
+# where requests come one by one and in quick succession, the wait for the next begins with polling. Where several are
+# under way there is always a next one, and the core is better left to others; after a longer wait, to sleep.
 _POLL_NS = 200_000 if len(os.sched_getaffinity(0)) > 1 else 0
 _QUICK_NS = 2 * _POLL_NS
 

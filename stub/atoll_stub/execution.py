@@ -143,7 +143,10 @@ class Executor:
         if reply.count and not self.decoupled:
             result = None  # it was answered, only the final flag was never sent
         else:
-            text = "The model dropped the request without sending its final response."
+            text = (
+                f"Failed to process the request(s) for model '{self._name}', message: The model neither returned a "
+                "response nor sent its final one: the request and its response sender are gone."
+            )
             result = [[], [int(TritonError.INTERNAL), text], None]
         reply.closed = True
         self._cancelled.discard(reply.key)

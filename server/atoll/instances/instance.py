@@ -264,7 +264,7 @@ class Instance:
             channel.send([Kind.TRIM])
 
     async def check(self) -> str | None:
-        """Ask the model's own ``is_ready``; the reason when it is not. One question at a time: who comes later shares it."""
+        """Ask the model's own ``is_ready``: None, or the reason why not. Who asks while it is being asked shares it."""
         if self.state is not State.READY:
             return f"Stub process '{self.name}' is not healthy."
         if not self.has_check:

@@ -10,7 +10,7 @@ import bisect
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from atoll.errors import Code, ServerError
@@ -79,7 +79,7 @@ class CustomMetrics:
 
     def perform(self, topic: str, arguments: list[Any]) -> Any:
         """Do what a model asks. Raises ServerError with the registry's words."""
-        operation = {
+        operations: dict[str, Callable[..., Any]] = {
             "create_family": self._create_family,
             "create_metric": self._create_metric,
             "delete_family": self._delete_family,
@@ -87,10 +87,10 @@ class CustomMetrics:
             "set": self._set,
             "observe": self._observe,
             "value": self._value,
-        }.get(topic)
-        if operation is None:
+        }
+        if topic not in operations:
             raise ServerError(Code.INVALID_ARG, f"unknown request of a model: '{topic}'")
-        return operation(*arguments)
+        return operations[topic](*arguments)
 
     def _create_family(self, name: str, description: str, kind: int) -> int:
         if not _NAME.match(name):
