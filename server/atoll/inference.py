@@ -76,6 +76,7 @@ class Request:
     """
 
     __slots__ = (
+        "accepted_by",
         "answered",
         "batch_size",
         "callers",
@@ -125,6 +126,7 @@ class Request:
         self.timeout_us = timeout_us
         self.form = form
         self.cancelled = False
+        self.accepted_by: object = None  # the model that has queued it
         self.answered = False  # a final response was given
         self.callers: tuple[str, ...] = ()  # instances that wait for this request, the nearest first
         self.batch_size = 1

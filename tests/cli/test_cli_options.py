@@ -152,7 +152,7 @@ def test_endpoints_that_do_not_collide(argv: list[str]) -> None:
     ("argument", "shown"),
     [
         ("--model-control-mode=POLL", "--model-control-mode=poll"),
-        ("--model-control-mode=explicit", "--model-control-mode=explicit"),
+        ("--model-control-mode=poll", "--model-control-mode=poll"),
         ("--model-namespacing=on", "--model-namespacing=true"),
         ("--rate-limit=execution_count", "--rate-limit=execution_count"),
         ("--http-restricted-api=health:key=secret", "--http-restricted-api"),

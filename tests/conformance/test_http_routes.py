@@ -273,8 +273,6 @@ def test_index_options(wire: Wire, body: bytes, status: int, error: str | None) 
 @pytest.mark.parametrize(
     "target",
     [
-        "/v2/repository/models/two_in/load",
-        "/v2/repository/models/two_in/unload",
         "/v2/systemsharedmemory/region/r/register",
         f"{MODEL}/generate",
     ],

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from atoll.inference import Request
-from atoll.instances.instance import Execution, State
+from atoll.instances.exchange import Execution
+from atoll.instances.instance import State
 from atoll.scheduling.dispatcher import Dispatcher
 from atoll.scheduling.queues import DynamicBatcher, FifoQueue, Queue
 

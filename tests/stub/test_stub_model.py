@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import triton_python_backend_utils as pb_utils
-from atoll_stub.model import Model, WrongReturn, render_exception
+from atoll_stub.rendering import render_exception
+from triton_python_backend_utils._model import Model, WrongReturn, check_returned
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
 
@@ -20,13 +21,12 @@ def model_dir(tmp_path: Path) -> Path:
 
 
 def load(model_dir: Path, code: str, filename: str = "model.py", version: str = "1") -> Model:
+    """Import the file and make the model's object, as a stub does before ``initialize``."""
     path = model_dir / version / filename
     path.write_text(textwrap.dedent(code))
-    return Model(str(path), str(path.parent), str(model_dir), version)
-
-
-def attributes(model: Model) -> Any:
-    return model._instance
+    model = Model(str(path), str(path.parent), str(model_dir), version)
+    model.instantiate()
+    return model
 
 
 MODEL = """
@@ -46,7 +46,7 @@ def test_version_model_and_utils_folders_are_appended_to_the_path_in_order(model
 @pytest.mark.spec("python_backend:C9")
 def test_the_module_is_called_after_version_and_file(model_dir: Path) -> None:
     model = load(model_dir, "class TritonPythonModel:\n    names = __name__, __package__")
-    assert attributes(model).names == ("1.model", "1")
+    assert model.instance.names == ("1.model", "1")
     assert sys.modules["1.model"].__file__ == str(model_dir / "1" / "model.py")
 
 
@@ -64,13 +64,13 @@ def test_files_beside_the_model_can_be_imported_absolutely_and_relatively(model_
             values = beside_the_model.VALUE, relative.VALUE, VALUE
         """,
     )
-    assert attributes(model).values == (7, 7, 7)
+    assert model.instance.values == (7, 7, 7)
 
 
 def test_files_in_the_model_folder_can_be_imported(model_dir: Path) -> None:
     (model_dir / "shared_by_versions.py").write_text("VALUE = 7")
     model = load(model_dir, "import shared_by_versions\nclass TritonPythonModel:\n    value = shared_by_versions.VALUE")
-    assert attributes(model).value == 7
+    assert model.instance.value == 7
 
 
 @pytest.mark.spec("python_backend:C11")
@@ -84,8 +84,8 @@ def test_importing_the_model_by_its_stem_gives_a_second_module(model_dir: Path) 
     """
     model = load(model_dir, code, f"{name}.py")
     model.initialize({})
-    assert attributes(model).second is not type(attributes(model))
-    assert attributes(model).second.__module__ == name
+    assert model.instance.second is not type(model.instance)
+    assert model.instance.second.__module__ == name
 
 
 @pytest.mark.spec("python_backend:C12")
@@ -96,7 +96,7 @@ def test_a_folder_called_like_the_version_in_the_working_directory_is_not_taken(
     (tmp_path / "cwd" / "1" / "model.py").write_text("raise RuntimeError('hijacked')")
     os.chdir(tmp_path / "cwd")
     sys.path.insert(0, "")
-    assert attributes(load(model_dir, MODEL)) is not None
+    assert load(model_dir, MODEL).instance is not None
 
 
 @pytest.mark.spec("python_backend:C21")
@@ -170,21 +170,19 @@ def test_frames_of_the_stub_are_not_shown(model_dir: Path) -> None:
 
 # -- what execute returns
 
-
-def returning(model_dir: Path, expression: str) -> Model:
-    return load(
-        model_dir,
-        f"""
-        import triton_python_backend_utils as pb_utils
-
-        class TritonPythonModel:
-            def execute(self, requests):
-                return {expression}
-        """,
-    )
+REQUESTS = [
+    pb_utils.InferenceRequest(model_name="m", requested_output_names=[], inputs=[], request_id=name) for name in "ab"
+]
 
 
-REQUESTS: list[Any] = [object(), object()]
+def check(returned: Any, decoupled: bool = False) -> list[pb_utils.InferenceResponse | None]:
+    return check_returned(returned, REQUESTS, "m_0_0", decoupled)
+
+
+def refused(returned: Any, decoupled: bool = False) -> str:
+    with pytest.raises(WrongReturn) as caught:
+        check(returned, decoupled)
+    return str(caught.value)
 
 
 @pytest.mark.spec("python_backend:C41")
@@ -195,43 +193,54 @@ def test_a_model_without_execute_fails_per_call(model_dir: Path) -> None:
     assert str(caught.value) == f"Python model {model_dir}/1/model.py does not implement `execute` method."
 
 
+def test_execute_gets_the_requests_and_its_result_is_not_touched(model_dir: Path) -> None:
+    model = load(model_dir, "class TritonPythonModel:\n    def execute(self, requests):\n        return requests, 1")
+    assert model.execute(REQUESTS) == (REQUESTS, 1)
+
+
 @pytest.mark.spec("python_backend:C45")
 @pytest.mark.parametrize(
-    ("expression", "kind"),
+    ("returned", "kind"),
     [
-        ("(pb_utils.InferenceResponse(), pb_utils.InferenceResponse())", "tuple"),
-        ("'two'", "str"),
-        ("{}", "dict"),
-        ("(r for r in requests)", "generator"),
+        ((pb_utils.InferenceResponse(), pb_utils.InferenceResponse()), "tuple"),
+        ("two", "str"),
+        ({}, "dict"),
+        ((request for request in REQUESTS), "generator"),
     ],
 )
-def test_anything_but_a_list_is_refused(model_dir: Path, expression: str, kind: str) -> None:
-    with pytest.raises(WrongReturn) as caught:
-        returning(model_dir, expression).execute(REQUESTS)
-    assert str(caught.value) == f"Expected a list in the execute return, found type '<class '{kind}'>'."
+def test_anything_but_a_list_is_refused(returned: Any, kind: str) -> None:
+    assert refused(returned) == f"Expected a list in the execute return, found type '<class '{kind}'>'."
 
 
 @pytest.mark.spec("python_backend:C46")
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_list_of_another_length_is_refused(model_dir: Path, count: int) -> None:
-    with pytest.raises(WrongReturn) as caught:
-        returning(model_dir, f"[pb_utils.InferenceResponse()] * {count}").execute(REQUESTS)
-    assert str(caught.value) == (
+def test_a_list_of_another_length_is_refused(count: int) -> None:
+    assert refused([pb_utils.InferenceResponse()] * count) == (
         "Number of InferenceResponse objects do not match the number of InferenceRequest objects. InferenceRequest(s) "
         f"size is:2, and InferenceResponse(s) size is:{count}\n"
     )
 
 
 @pytest.mark.spec("python_backend:C47")
-@pytest.mark.parametrize(("element", "kind"), [("'no'", "str"), ("7", "int")])
-def test_an_element_that_is_no_response_is_refused(model_dir: Path, element: str, kind: str) -> None:
-    with pytest.raises(WrongReturn) as caught:
-        returning(model_dir, f"[pb_utils.InferenceResponse(), {element}]").execute(REQUESTS)
-    assert str(caught.value) == (
+@pytest.mark.parametrize(("element", "kind"), [("no", "str"), (7, "int")])
+def test_an_element_that_is_no_response_is_refused(element: Any, kind: str) -> None:
+    assert refused([pb_utils.InferenceResponse(), element]) == (
         f"Expected an 'InferenceResponse' object in the execute function return list, found type '<class '{kind}'>'."
     )
 
 
-def test_responses_come_back_as_they_were_returned(model_dir: Path) -> None:
-    responses = returning(model_dir, "[pb_utils.InferenceResponse() for _ in requests]").execute(REQUESTS)
-    assert [type(response) for response in responses] == [pb_utils.InferenceResponse] * 2
+def test_responses_come_back_as_they_were_returned() -> None:
+    responses = [pb_utils.InferenceResponse(), None]
+    assert check(responses) is responses
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_to_return_nothing_is_to_answer_no_request_yet(decoupled: bool) -> None:
+    assert check(None, decoupled) == [None, None]
+
+
+@pytest.mark.parametrize("returned", [[], [None, None], ()])
+def test_a_decoupled_model_must_return_nothing(returned: Any) -> None:
+    assert refused(returned, decoupled=True) == (
+        "Python model 'm_0_0' is using the decoupled mode and the execute function must return None."
+    )

@@ -65,6 +65,8 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             id=options.id,
             repositories=options.model_repository,
             exit_on_error=options.exit_on_error,
+            model_control_mode=options.model_control_mode,
+            startup_models=options.load_model,
             auto_complete_config=not options.disable_auto_complete_config,
             strict_readiness=options.strict_readiness,
             model_config_name=options.model_config_name,

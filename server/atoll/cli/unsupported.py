@@ -39,7 +39,7 @@ def _latency_distributions(value: tuple[str, str]) -> str | None:
 
 
 _UNSUPPORTED: dict[str, _Check] = {
-    "model-control-mode": _values("poll", "explicit"),
+    "model-control-mode": _values("poll"),
     "model-namespacing": _values(True),
     "http-header-forward-pattern": _anything,
     "http-restricted-api": _anything,

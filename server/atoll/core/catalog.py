@@ -39,6 +39,7 @@ class Catalog:
     def __init__(self) -> None:
         self._entries: dict[str, dict[int, Entry]] = {}
         self._reasons: dict[str, str] = {}
+        self._failures: dict[str, dict[int, str]] = {}
         self._newest: dict[str, Model] = {}
 
     def set(self, name: str, version: int, entry: Entry) -> None:
@@ -49,9 +50,24 @@ class Catalog:
             if known.state is ModelState.READY and known.model is not None
         ]
         if ready:
+            self._reasons.pop(name, None)
             self._newest[name] = max(ready, key=lambda pair: pair[0])[1]
         else:
             self._newest.pop(name, None)
+
+    def entry(self, name: str, version: int) -> Entry | None:
+        return self._entries.get(name, {}).get(version)
+
+    def note_failure(self, name: str, version: int, reason: str) -> None:
+        """Why the last attempt to load a version failed, though an older one may still serve."""
+        self._failures.setdefault(name, {})[version] = reason
+
+    def failures(self, name: str) -> dict[int, str]:
+        """The failures noted since the last call."""
+        return self._failures.pop(name, {})
+
+    def unloadable_reason(self, name: str) -> str:
+        return self._reasons.get(name, "")
 
     def set_unloadable(self, name: str, reason: str) -> None:
         """A model that was found but is of no use before any version was tried."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from atoll_ipc.memory import Arena, ArenaSettings, Block, OutOfSharedMemory, Slice
 from atoll_ipc.wire import INLINE_NBYTES
 
+from atoll.core.labels import read_labels
 from atoll.core.reshape import fill, fits
 from atoll.core.validation import Validator
 from atoll.errors import Code, ServerError
@@ -23,11 +24,12 @@ from atoll.instances.warm_parent import WarmParent
 from atoll.observe.log import log_from, model_output
 from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics
+from atoll.repository import config as config_module
 from atoll.repository.config import ModelConfig, TensorSpec
 from atoll.scheduling.dispatcher import Dispatcher
 from atoll.scheduling.queues import DynamicBatcher, FifoQueue, Queue
 
-__all__ = ["Model", "ModelHost"]
+__all__ = ["Model", "ModelHost", "initialize_args"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Model:
         self._reshaped = {name: spec for name, spec in self.outputs.items() if spec.reshape is not None}
         self.max_batch_size = config.max_batch_size
         self.decoupled = config.decoupled
-        self.labels = _read_labels(config, model_dir)
+        self.labels = read_labels(config, model_dir)
         self.statistics = ModelStatistics()
         self.series: ModelSeries | None = None  # on the metrics page
         self.metric_tags: dict[str, str] = config.json["metric_tags"]
@@ -110,6 +112,18 @@ class Model:
     @property
     def is_ready(self) -> bool:
         return self._accepting and any(instance.state is State.READY for instance in self.instances)
+
+    @property
+    def has_check(self) -> bool:
+        """Whether the model says itself if it is ready."""
+        return any(instance.has_check for instance in self.instances)
+
+    async def not_ready_reason(self) -> str | None:
+        """Ask the instances one after another; the first reason against readiness, or None."""
+        for instance in self.instances:
+            if instance.has_check and (reason := await instance.check()) is not None:
+                return reason
+        return None if self.is_ready else f"Stub process '{self.instances[0].name}' is not healthy."
 
     @property
     def in_flight(self) -> int:
@@ -163,7 +177,19 @@ class Model:
             self.statistics.refused()
             raise
         self._in_flight += 1
+        request.accepted_by = self
         self._dispatcher.submit(request)
+
+    def check_calls(self, request: Request) -> None:
+        """Refuse a call that waits for itself: each of our instances waits, over other models, for this request."""
+        waiting = request.callers
+        if waiting and all(instance.name in waiting for instance in self.instances):
+            chain = " -> ".join([*reversed(waiting), self.name])
+            raise ServerError(
+                Code.UNAVAILABLE,
+                f"circular call with no instance to spare: {chain}. Every instance of '{self.name}' waits for this "
+                "call; raise the count of its instance_group",
+            )
 
     def allocate(self, nbytes: int) -> Block:
         """Memory for a request's body. Raises ServerError UNAVAILABLE when there is none."""
@@ -303,15 +329,7 @@ def _instance_settings(
             version=version,
             version_dir=str(version_dir),
             filename=config.default_model_filename,
-            args={
-                "model_config": json.dumps(config.json),
-                "model_instance_kind": instance.kind,
-                "model_instance_name": instance.name,
-                "model_instance_device_id": str(instance.device_id),
-                "model_repository": str(model_dir),
-                "model_version": str(version),
-                "model_name": config.name,
-            },
+            args=initialize_args(config, version, model_dir, instance),
             outputs=list(config.outputs),
             decoupled=config.decoupled,
             arena=host.arena_settings,
@@ -322,25 +340,19 @@ def _instance_settings(
     ]
 
 
-def _read_labels(config: ModelConfig, model_dir: Path) -> dict[str, list[str]]:
-    """The lines of each output's label file, for the classification extension. Raises ServerError."""
-    labels = {}
-    for spec in config.outputs.values():
-        if spec.label_filename:
-            path = model_dir / spec.label_filename
-            if not path.resolve().is_relative_to(model_dir.resolve()):
-                raise ServerError(
-                    Code.UNSUPPORTED,
-                    f"label file path '{spec.label_filename}' for output '{spec.name}' in model '{config.name}' is "
-                    "outside model directory",
-                )
-            try:
-                labels[spec.name] = path.read_text(errors="replace").splitlines()
-            except OSError as error:
-                raise ServerError(
-                    Code.INTERNAL, f"failed to open text file for read {path}: {error.strerror}"
-                ) from error
-    return labels
+def initialize_args(
+    config: ModelConfig, version: int, model_dir: Path, instance: config_module.Instance | None
+) -> dict[str, str]:
+    """What the model's ``initialize`` gets; without an instance, what its ``auto_complete_config`` may know."""
+    return {
+        "model_config": json.dumps(config.json),
+        "model_instance_kind": instance.kind if instance else "CPU",
+        "model_instance_name": instance.name if instance else config.name,
+        "model_instance_device_id": str(instance.device_id if instance else 0),
+        "model_repository": str(model_dir.absolute()),
+        "model_version": str(version),
+        "model_name": config.name,
+    }
 
 
 def _queue(config: ModelConfig) -> Queue:

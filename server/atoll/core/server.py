@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from atoll_ipc.memory import ArenaSettings
 
 from atoll import __version__
-from atoll.core.catalog import Catalog, Entry, ModelState, parse_version
+from atoll.core.catalog import Catalog, parse_version
+from atoll.core.loading import Loader
 from atoll.core.model import Model
 from atoll.errors import Code, ServerError
-from atoll.inference import Request
+from atoll.inference import Request, Response
 from atoll.instances.instance import Answer
 from atoll.instances.warm_parent import WarmParent
 from atoll.observe.custom_metrics import CustomMetrics
 from atoll.observe.exposition import Family, label_text
-from atoll.observe.log import LogSettings
+from atoll.observe.log import LogSettings, log_verbose
 from atoll.observe.metrics import Metrics, MetricsOptions
-from atoll.repository import scan
-from atoll.repository.config import ModelConfig, QueuePolicy
 
 __all__ = ["Server", "ServerOptions"]
 
@@ -44,6 +42,8 @@ class ServerOptions:
     auto_complete_config: bool = True
     strict_readiness: bool = True
     model_config_name: str = ""
+    model_control_mode: str = "none"
+    startup_models: tuple[str, ...] = ()
     load_thread_count: int = 4
     load_retry_count: int = 0
     arena: ArenaSettings = field(default_factory=ArenaSettings)
@@ -84,18 +84,29 @@ class Server:
         self._arena_numbers = itertools.count()
         self._live = False
         self._stopping = False
+        self._started = False
+        self._loader: Loader | None = None
+        self._nested: set[asyncio.Future[None]] = set()
         self._trimming: asyncio.TimerHandle | None = None
 
     # -- life
 
     async def start(self) -> None:
-        """Load all models. Raises ServerError when one fails and ``exit_on_error`` is set; the rest is loaded then."""
+        """Load all models, or those to start with.
+
+        Raises ServerError when one fails and ``exit_on_error`` is set; the rest is loaded then.
+        """
         self.warm_parent.start()
         self._live = True
         self._trim_later()
         self.metrics.start()
-        failed = not await self._load_all()
-        if failed:
+        self._loader = Loader(self.options, self._catalog, self.metrics, self)
+        if self.options.model_control_mode == "explicit":
+            loaded = await self._load_named(self.options.startup_models)
+        else:
+            loaded = await self._loader.load_all()
+        self._started = True
+        if not loaded:
             error = ServerError(Code.INTERNAL, "failed to load all models")
             if self.options.exit_on_error:
                 raise error
@@ -110,15 +121,14 @@ class Server:
         _log.info("Waiting for in-flight requests to complete.")
         clean = await self._drain(deadline)
         _log.info("All models are stopped, unloading models")
-        models = self._catalog.models()
         left_s = max(0.1, deadline - asyncio.get_running_loop().time())
-        ended = await asyncio.gather(*(self._unload(model, left_s) for model in models))
+        ended = self._loader is None or await self._loader.stop_all(left_s)
         if self._trimming is not None:
             self._trimming.cancel()
         self.metrics.stop()
         await self.warm_parent.stop()
         self._live = False
-        return clean and all(ended)
+        return clean and ended
 
     async def _drain(self, deadline: float) -> bool:
         loop = asyncio.get_running_loop()
@@ -137,91 +147,37 @@ class Server:
                 task.cancel()
         return True
 
-    async def _unload(self, model: Model, timeout_s: float) -> bool:
-        self._catalog.set(model.name, model.version, Entry(ModelState.UNLOADING, model))
-        clean = await model.stop(timeout_s)
-        if model.series is not None:
-            self.metrics.remove_model(model.series)
-        _log.info(f"successfully unloaded '{model.name}' version {model.version}")
-        self._catalog.set(model.name, model.version, Entry(ModelState.UNAVAILABLE, reason="unloaded"))
-        return clean
+    async def _load_named(self, names: tuple[str, ...]) -> bool:
+        """Load the start-up models of explicit mode; ``*`` alone means all."""
+        assert self._loader is not None
+        if "*" in names:
+            if len(names) > 1:
+                raise ServerError(
+                    Code.INVALID_ARG, "Wildcard model name '*' must be the ONLY startup model if specified at all."
+                )
+            return await self._loader.load_all()
+        outcomes = await asyncio.gather(*(self._loader.load(name) for name in names), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, ServerError):
+                _log.error(outcome.message)
+            elif outcome is not None:
+                raise outcome
+        return not any(outcomes)
 
-    # -- loading
+    async def load(self, name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
+        """Load a model, or load it again, and wait until it serves. Raises ServerError; what served before stays."""
+        await self._controlled().load(name, config, files)
 
-    async def _load_all(self) -> bool:
-        """Load every model of every repository; True when none failed."""
-        found = self._scan()
-        clean = not found.failures and not found.duplicates
-        for error in found.failures.values():
-            _log.error(error.message)
-        if found.failures and self.options.exit_on_error:
-            raise next(iter(found.failures.values()))
-        for name in found.duplicates:
-            _log.error(f"failed to poll model '{name}': not unique across all model repositories")
-            self._catalog.set_unloadable(name, "model appears in two or more repositories")
-        slots = asyncio.Semaphore(max(1, self.options.load_thread_count))
-        loaded = await asyncio.gather(*(self._load_source(source, slots) for source in found.models.values()))
-        return clean and all(loaded)
+    async def unload(self, name: str) -> None:
+        """Begin to unload a model. Raises ServerError only where the mode does not allow it."""
+        await self._controlled().unload(name)
 
-    def _scan(self) -> scan.Scan:
-        options = scan.Options(strict=not self.options.auto_complete_config, config_name=self.options.model_config_name)
-        flat = [Path(path) for path in self.options.repositories if scan.is_flat(Path(path))]
-        ordinary = [Path(path) for path in self.options.repositories if Path(path) not in flat]
-        scans = [scan.scan(ordinary, options), *(scan.load_flat(path, options) for path in flat)]
-        sources = tuple(source for one in scans for source in one.sources)
-        return scan.Scan(sources, {path: error for one in scans for path, error in one.failures.items()})
-
-    async def _load_source(self, source: scan.ModelSource, slots: asyncio.Semaphore) -> bool:
-        """Load the versions of one model: all of them, or none."""
-        name = source.name
-        try:
-            if source.error is not None:
-                raise source.error
-            assert source.config is not None
-            config = source.config.complete(None)
-            config.check_loadable()
-            _check_supported(config)
-        except ServerError as error:
-            _log.error(f"failed to load model '{name}': {error}")
-            self._catalog.set_unloadable(name, str(error))
-            return False
-        async with slots:
-            results = await asyncio.gather(
-                *(self._load_version(config, version, path, source.path) for version, path in source.versions.items())
-            )
-        failed = [result for result in results if result is None]
-        if failed:
-            _log.info(f"failed to load '{name}'")
-            await asyncio.gather(*(self._unload(model, 5.0) for model in results if model is not None))
-            return False
-        versions = list(source.versions)
-        for model in results:
-            assert model is not None
-            model.metadata = config.metadata(versions)
-            model.series = self.metrics.add_model(
-                name, model.version, model.statistics, model.pending, model.metric_tags
-            )
-            self._catalog.set(name, model.version, Entry(ModelState.READY, model))
-        _log.info(f"successfully loaded '{name}'")
-        return True
-
-    async def _load_version(self, config: ModelConfig, version: int, path: Path, model_dir: Path) -> Model | None:
-        """One version, loaded, or None when it failed; the catalog then has the reason."""
-        name = config.name
-        _log.info(f"loading: {name}:{version}")
-        for attempt in itertools.count():
-            try:
-                model = Model(config, version, path.absolute(), model_dir.absolute(), self)
-                self._catalog.set(name, version, Entry(ModelState.LOADING, model))
-                await model.start()
-            except ServerError as error:
-                self._catalog.set(name, version, Entry(ModelState.UNAVAILABLE, reason=str(error)))
-                _log.error(f"failed to load '{name}' version {version}: {error}")
-                if attempt >= self.options.load_retry_count:
-                    return None
-            else:
-                return model
-        return None
+    def _controlled(self) -> Loader:
+        if not self._started or self._stopping or self._loader is None:
+            raise ServerError(Code.UNAVAILABLE, "Server not ready")
+        if self.options.model_control_mode != "explicit":
+            raise ServerError(Code.UNAVAILABLE, "explicit model load / unload is not allowed if polling is enabled")
+        return self._loader
 
     # -- what frontends ask
 
@@ -237,11 +193,8 @@ class Server:
 
     def cancel(self, request: Request) -> None:
         """The client is gone. Safe at any time."""
-        try:
-            model = self._catalog.find(request.model_name, request.model_version)
-        except ServerError:
-            return
-        model.cancel(request)
+        if isinstance(request.accepted_by, Model):
+            request.accepted_by.cancel(request)
 
     def is_live(self) -> bool:
         return self._live and not self._stopping
@@ -256,6 +209,25 @@ class Server:
             return not self._stopping and self._catalog.find(name, number).is_ready
         except ServerError:
             return False
+
+    async def check_model_ready(self, name: str, version: str = "") -> bool:
+        """As :meth:`is_model_ready`, and the model's own ``is_ready`` is asked where it has one."""
+        if not self.is_model_ready(name, version):
+            return False
+        model = self._catalog.find(name, parse_version(version))
+        reason = await model.not_ready_reason()
+        if reason is not None:
+            log_verbose(1, f"Model '{name}' version {model.version} is not ready: {reason}")
+        return reason is None
+
+    async def check_ready(self) -> bool:
+        """As :meth:`is_ready`, and every model that has an ``is_ready`` of its own is asked."""
+        if not self.is_ready():
+            return False
+        if not self.options.strict_readiness:
+            return True
+        asked = [model.not_ready_reason() for model in self._catalog.models() if model.has_check]
+        return all(reason is None for reason in await asyncio.gather(*asked))
 
     def model(self, name: str, version: str = "") -> Model:
         """The model that would serve a request. Raises ServerError as ``infer`` does."""
@@ -291,11 +263,6 @@ class Server:
         ``streaming``: the caller takes any number of responses.
         """
         model = self._catalog.find(request.model_name, request.model_version)
-        if not model.is_ready:
-            raise ServerError(
-                Code.UNAVAILABLE,
-                f"Failed for execute the inference request. Model '{request.model_name}' is not ready.",
-            )
         if model.decoupled and not streaming:
             raise ServerError(
                 Code.INVALID_ARG,
@@ -303,12 +270,50 @@ class Server:
                 "the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' "
                 "calls for decoupled models.'",
             )
-        model.infer(request)
+        model.check_calls(request)
+        if model.has_check:
+            task = asyncio.ensure_future(self._infer_when_ready(model, request))
+            self._nested.add(task)
+            task.add_done_callback(self._nested.discard)
+        else:
+            model.infer(request)
+
+    async def _infer_when_ready(self, model: Model, request: Request) -> None:
+        """The same for a model that says itself whether it is ready."""
+        try:
+            if await model.not_ready_reason() is not None:
+                raise _not_ready_for(request)
+            model.infer(request)
+        except ServerError as error:
+            text = f"Model {request.model_name} - Error when running inference: {error.message}"
+            request.respond(Response(request, model.version, [], error=ServerError(Code.INTERNAL, text)))
 
     def ask(self, topic: str, arguments: list[Any], answer: Answer) -> None:
         """A model uses a metric or controls a model; ``answer`` gets a value or an error's text."""
+        if topic in ("load_model", "unload_model", "is_model_ready"):
+            task = asyncio.ensure_future(self._control(topic, arguments, answer))
+            self._nested.add(task)
+            task.add_done_callback(self._nested.discard)
+            return
         try:
             answer(self.custom_metrics.perform(topic, arguments), None)
+        except ServerError as error:
+            answer(None, error.message)
+
+    async def _control(self, topic: str, arguments: list[Any], answer: Answer) -> None:
+        """Model control that a model asks for."""
+        try:
+            if topic == "load_model":
+                name, config, files = arguments
+                await self.load(name, config, files)
+                answer(None, None)
+            elif topic == "unload_model":
+                await self.unload(arguments[0])
+                answer(None, None)
+            else:
+                name, version = arguments
+                self.model(name, version)  # says that there is none, if so
+                answer(await self.check_model_ready(name, version), None)
         except ServerError as error:
             answer(None, error.message)
 
@@ -350,21 +355,8 @@ class Server:
         self._trim_later()
 
 
-def _check_supported(config: ModelConfig) -> None:
-    """Refuse what would be served wrongly because it is not built yet; warn of what would only be missed."""
-    refused: list[str] = [name for name in ("sequence_batching", "ensemble_scheduling") if name in config.json]
-    if config.decoupled:
-        refused.append("decoupled")
-    if "EXECUTION_ENV_PATH" in config.parameters:
-        refused.append("EXECUTION_ENV_PATH")
-    if refused:
-        raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")
-    missed = [name for name in ("model_warmup", "response_cache") if config.json.get(name)]
-    batching = config.dynamic_batching
-    if batching is not None:
-        policies = {batching.default_queue_policy, *batching.priority_queue_policies.values()}
-        missed += ["queue policies"] if policies != {QueuePolicy()} else []
-        missed += ["priority_levels"] if batching.priority_levels else []
-        missed += ["preserve_ordering"] if batching.preserve_ordering else []
-    for name in missed:
-        _log.warning(f"model '{config.name}': '{name}' is not supported yet and has no effect")
+def _not_ready_for(request: Request) -> ServerError:
+    return ServerError(
+        Code.UNAVAILABLE,
+        f"Failed for execute the inference request. Model '{request.model_name}' is not ready.",
+    )

@@ -84,6 +84,12 @@ class TwinServer:
     def is_ready(self) -> bool:
         return self.ready
 
+    async def check_ready(self) -> bool:
+        return self.is_ready()
+
+    async def check_model_ready(self, name: str, version: str = "") -> bool:
+        return self.is_model_ready(name, version)
+
     def is_model_ready(self, name: str, version: str = "") -> bool:
         self._check_version(version)
         return name in self.models and version in ("", "1")

@@ -11,8 +11,6 @@ from grpc_harness import Client
 from grpc_twin import TwinServer
 
 NOT_OFFERED = [
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
     "SystemSharedMemoryStatus",
     "SystemSharedMemoryRegister",
     "SystemSharedMemoryUnregister",

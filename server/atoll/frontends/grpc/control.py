@@ -34,7 +34,7 @@ class ControlRpc(NamedTuple):
 
 async def _health_check(server: Server, request: Any) -> Any:
     statuses = messages.HealthCheckResponse
-    return statuses(status=statuses.SERVING if server.is_ready() else statuses.NOT_SERVING)
+    return statuses(status=statuses.SERVING if await server.check_ready() else statuses.NOT_SERVING)
 
 
 async def _server_live(server: Server, request: Any) -> Any:
@@ -42,11 +42,11 @@ async def _server_live(server: Server, request: Any) -> Any:
 
 
 async def _server_ready(server: Server, request: Any) -> Any:
-    return messages.ServerReadyResponse(ready=server.is_ready())
+    return messages.ServerReadyResponse(ready=await server.check_ready())
 
 
 async def _model_ready(server: Server, request: Any) -> Any:
-    return messages.ModelReadyResponse(ready=server.is_model_ready(request.name, request.version))
+    return messages.ModelReadyResponse(ready=await server.check_model_ready(request.name, request.version))
 
 
 async def _server_metadata(server: Server, request: Any) -> Any:
@@ -73,6 +73,39 @@ async def _repository_index(server: Server, request: Any) -> Any:
     return json_format.ParseDict({"models": server.index(request.ready)}, messages.RepositoryIndexResponse())
 
 
+async def _model_load(server: Server, request: Any) -> Any:
+    _refuse_repository_name(request)
+    config, files = "", {}
+    for key, parameter in request.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if key == "config":
+            _expect("load", key, kind, "string_param")
+            config = parameter.string_param
+        elif key.startswith("file:"):
+            _expect("load", key, kind, "bytes_param")
+            files[key] = parameter.bytes_param
+        else:
+            raise ServerError(Code.INVALID_ARG, f"unrecognized load parameter '{key}'.")
+    await server.load(request.model_name, config, files)
+    return messages.RepositoryModelLoadResponse()
+
+
+async def _model_unload(server: Server, request: Any) -> Any:
+    _refuse_repository_name(request)
+    dependents = request.parameters.get("unload_dependents")
+    if dependents is not None and dependents.WhichOneof("parameter_choice") != "bool_param":
+        raise ServerError(
+            Code.INVALID_ARG, "invalid value type for 'unload_dependents' parameter, expected bool_param."
+        )
+    await server.unload(request.model_name)
+    return messages.RepositoryModelUnloadResponse()
+
+
+def _expect(what: str, key: str, kind: str | None, expected: str) -> None:
+    if kind != expected:
+        raise ServerError(Code.INVALID_ARG, f"invalid value type for {what} parameter '{key}', expected {expected}.")
+
+
 def _refuse_repository_name(request: Any) -> None:
     if request.repository_name:
         raise ServerError(Code.UNSUPPORTED, "'repository_name' specification is not supported")
@@ -80,8 +113,6 @@ def _refuse_repository_name(request: Any) -> None:
 
 def _unsupported(name: str) -> _Answer:
     async def answer(server: Server, request: Any) -> Any:
-        if name.startswith("RepositoryModel"):
-            _refuse_repository_name(request)
         raise ServerError(Code.UNSUPPORTED, f"{name} is not supported by this version of the server")
 
     return answer
@@ -96,11 +127,11 @@ _OFFERED: dict[str, tuple[str, _Answer]] = {
     "ModelConfig": ("model-config", _model_config),
     "ModelStatistics": ("statistics", _model_statistics),
     "RepositoryIndex": ("model-repository", _repository_index),
+    "RepositoryModelLoad": ("model-repository", _model_load),
+    "RepositoryModelUnload": ("model-repository", _model_unload),
 }
 
 _NOT_OFFERED: dict[str, str] = {
-    "RepositoryModelLoad": "model-repository",
-    "RepositoryModelUnload": "model-repository",
     "SystemSharedMemoryStatus": "shared-memory",
     "SystemSharedMemoryRegister": "shared-memory",
     "SystemSharedMemoryUnregister": "shared-memory",

@@ -15,7 +15,7 @@ One request is in progress at a time; what a client pipelines waits in ``_pendin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from atoll.errors import Code, ServerError
@@ -70,6 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         self._request: Request | None = None
         self._codec: InferCodec | None = None
         self._plan: InferPlan | None = None
+        self._answering: asyncio.Future[None] | None = None
         self._write_paused = False
         self._closing = False
 
@@ -255,9 +256,20 @@ class Connection(asyncio.BufferedProtocol):
                 answer = route.answer(self._server, route, bytes(body))
             except ServerError as error:
                 answer = error_answer(error, route.content_type)
+            if not isinstance(answer, Answer):
+                self._busy = True
+                self._answering = asyncio.ensure_future(self._answer_later(route, answer))
+                return
         else:
             assert isinstance(route, Answer)
             answer = route
+        self._write_answer(answer)
+
+    async def _answer_later(self, route: Route, coming: Awaitable[Answer]) -> None:
+        try:
+            answer = await coming
+        except ServerError as error:
+            answer = error_answer(error, route.content_type)
         self._write_answer(answer)
 
     def _infer(self, head: Head, route: Route, body: bytes | memoryview, take: Taker | None) -> None:

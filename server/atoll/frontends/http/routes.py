@@ -5,8 +5,9 @@ A path is matched whole; there is no trailing slash and no percent-decoding, as 
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -37,7 +38,7 @@ class Route(NamedTuple):
     methods: tuple[bytes, ...]
     content_type: bytes
     """Of the answer to a wrong method, and of errors."""
-    answer: Callable[[Server, Route, bytes], Answer] | None
+    answer: Callable[[Server, Route, bytes], Answer | Awaitable[Answer]] | None
     model: str = ""
     version: str = ""
 
@@ -47,16 +48,20 @@ def error_answer(error: ServerError, content_type: bytes) -> Answer:
     return Answer(HTTP_STATUS[error.code], content_type, body)
 
 
-def _health(check: Callable[[Server], bool]) -> Callable[[Server, Route, bytes], Answer]:
-    return lambda server, route, body: Answer(200 if check(server) else 400, TEXT)
+def _live(server: Server, route: Route, body: bytes) -> Answer:
+    return Answer(200 if server.is_live() else 400, TEXT)
+
+
+async def _ready(server: Server, route: Route, body: bytes) -> Answer:
+    return Answer(200 if await server.check_ready() else 400, TEXT)
 
 
 def _server_metadata(server: Server, route: Route, body: bytes) -> Answer:
     return _json({"name": server.name, "version": server.version, "extensions": server.EXTENSIONS})
 
 
-def _model_ready(server: Server, route: Route, body: bytes) -> Answer:
-    if server.is_model_ready(route.model, route.version):
+async def _model_ready(server: Server, route: Route, body: bytes) -> Answer:
+    if await server.check_model_ready(route.model, route.version):
         return Answer(200, TEXT)
     server.model(route.model, route.version)  # says that there is none, if so
     return Answer(400, TEXT, b'{"error":"Model version not ready"}')
@@ -89,6 +94,40 @@ def _index(server: Server, route: Route, body: bytes) -> Answer:
     return _json(server.index(ready))
 
 
+async def _load(server: Server, route: Route, body: bytes) -> Answer:
+    config, files = "", {}
+    for key, value in _parameters(body).items():
+        if key != "config" and not key.startswith("file:"):
+            raise ServerError(Code.INVALID_ARG, "unexpected error on creating Triton parameter")
+        if not isinstance(value, str):
+            raise ServerError(Code.INVALID_ARG, "attempt to access JSON non-string as string")
+        if key == "config":
+            config = value
+        else:
+            files[key] = base64.b64decode(value)  # whatever is no base64 is skipped, as in the original
+    await server.load(route.model, config, files)
+    return Answer(200, JSON)
+
+
+async def _unload(server: Server, route: Route, body: bytes) -> Answer:
+    _parameters(body)
+    await server.unload(route.model)
+    return Answer(200, JSON)
+
+
+def _parameters(body: bytes) -> dict[str, Any]:
+    """The ``parameters`` of a repository request, whose body may be empty."""
+    document = read_json(body) if body else {}
+    parameters = document.get("parameters", {}) if isinstance(document, dict) else {}
+    if not isinstance(parameters, dict):
+        raise ServerError(Code.INVALID_ARG, "attempt to get members for non-object")
+    return parameters
+
+
+def _not_in_a_repository(server: Server, route: Route, body: bytes) -> Answer:
+    raise ServerError(Code.UNSUPPORTED, "'repository_name' specification is not supported")
+
+
 def _not_yet(server: Server, route: Route, body: bytes) -> Answer:
     raise ServerError(Code.UNSUPPORTED, "This endpoint is not supported by this version of the server yet")
 
@@ -105,8 +144,8 @@ _ROUTES: list[tuple[re.Pattern[str], Route]] = [
     for pattern, methods, content_type, answer in [
         (_MODEL + "/infer", _POST, TEXT, None),
         ("/v2", _GET, JSON, _server_metadata),
-        ("/v2/health/live", _GET, TEXT, _health(lambda server: server.is_live())),
-        ("/v2/health/ready", _GET, TEXT, _health(lambda server: server.is_ready())),
+        ("/v2/health/live", _GET, TEXT, _live),
+        ("/v2/health/ready", _GET, TEXT, _ready),
         ("/v2/models/stats", _GET, JSON, _statistics),
         (_MODEL, _GET, JSON, _model_metadata),
         (_MODEL + "/ready", _GET, TEXT, _model_ready),
@@ -114,7 +153,9 @@ _ROUTES: list[tuple[re.Pattern[str], Route]] = [
         (_MODEL + "/stats", _GET, JSON, _statistics),
         ("/v2/repository(?:/[^/]+)?/index", _POST, JSON, _index),
         (_MODEL + "/(?:generate|generate_stream)", _POST, JSON, _not_yet),
-        ("/v2/repository(?:/[^/]+)?/models/[^/]+/(?:load|unload)", _POST, JSON, _not_yet),
+        ("/v2/repository/models/(?P<model>[^/]+)/load", _POST, JSON, _load),
+        ("/v2/repository/models/(?P<model>[^/]+)/unload", _POST, JSON, _unload),
+        ("/v2/repository/[^/]+/models/[^/]+/(?:load|unload)", _POST, JSON, _not_in_a_repository),
         ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", _GET, JSON, _not_yet),
         ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)", _POST, JSON, _not_yet),
         ("/v2(?:/models/[^/]+)?/trace/setting", (b"GET", b"POST"), JSON, _not_yet),
