@@ -20,6 +20,10 @@ class ReplyHost(Protocol):
 
     decoupled: bool
 
+    def opened(self, reply: "Reply") -> None:
+        """A reply came to be: closed, when its request was answered without one; from now on told of a cancellation."""
+        ...
+
     def respond(self, reply: "Reply", response: Optional[InferenceResponse], final: bool) -> None:
         """Send a response, or with None the final flag alone. Raises :class:`TritonModelException`."""
         ...
@@ -28,13 +32,15 @@ class ReplyHost(Protocol):
         """Nobody can answer this request any more. Called by a finalizer, in any thread."""
         ...
 
-    def is_cancelled(self, key: Tuple[int, int]) -> bool: ...
+    def poll(self) -> None:
+        """Take in what is known by now of cancellations."""
+        ...
 
 
 class Reply:
     """How far one request is answered: ``count`` responses were sent, ``closed`` when no more may be."""
 
-    __slots__ = ("__weakref__", "_cancelled", "_lock", "closed", "count", "host", "key", "requested")
+    __slots__ = ("__weakref__", "_sending", "cancelled", "closed", "count", "host", "key", "requested")
 
     def __init__(self, host: ReplyHost, key: Tuple[int, int], requested: Sequence[str]) -> None:
         self.host = host
@@ -42,11 +48,12 @@ class Reply:
         self.requested = requested
         self.count = 0
         self.closed = False
-        self._cancelled = False
-        self._lock = threading.Lock()
+        self.cancelled = False
+        self._sending = threading.RLock()  # held to the end of a send: nothing may come after the final response
+        host.opened(self)
 
     def send(self, response: Optional[InferenceResponse], flags: int) -> None:
-        with self._lock:
+        with self._sending:
             if not self.host.decoupled:
                 if response is not None and self.count:
                     raise _unable("Non-decoupled model cannot send more than one response.")
@@ -56,12 +63,12 @@ class Reply:
                 raise _unable("Response sender has been closed.")
             self.count += response is not None
             self.closed = flags == COMPLETE_FINAL
-        self.host.respond(self, response, flags == COMPLETE_FINAL)
+            self.host.respond(self, response, self.closed)
 
     def is_cancelled(self) -> bool:
-        if not self._cancelled:
-            self._cancelled = self.host.is_cancelled(self.key)
-        return self._cancelled
+        if not self.cancelled and not self.closed:
+            self.host.poll()
+        return self.cancelled
 
     def __del__(self) -> None:
         if not self.closed:

@@ -16,6 +16,7 @@ class CoroutineLoop:
 
     def __init__(self) -> None:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._stopped = False
         self._lock = threading.Lock()
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> "concurrent.futures.Future[Any]":
@@ -23,6 +24,7 @@ class CoroutineLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._running())
 
     def stop(self) -> None:
+        self._stopped = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -34,7 +36,10 @@ class CoroutineLoop:
                 threading.Thread(target=self._run, args=(loop,), name="coroutines", daemon=True).start()
             return self._loop
 
-    @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_forever()
+        while not self._stopped:
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                continue  # of one task, whose future has it; asyncio lets these two end the loop as well

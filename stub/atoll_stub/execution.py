@@ -4,6 +4,7 @@ import inspect
 import logging
 import time
 import traceback
+import weakref
 from typing import Any, List, Optional, Set, Tuple
 
 from atoll_ipc.memory import OutOfSharedMemory
@@ -36,9 +37,11 @@ class Executor:
         self._model = model
         self._name = name
         self._outputs = outputs
-        self._coroutines = CoroutineLoop()
-        self._cancelled: Set[Key] = set()
-        channel.on_cancel = self._cancelled.add
+        self.coroutines = CoroutineLoop()
+        self._ended = 0  # the last execution that has; they are numbered in their order
+        self._replies: weakref.WeakValueDictionary[Key, Reply] = weakref.WeakValueDictionary()
+        self._cancelled: Set[Key] = set()  # requests whose execution has not ended
+        channel.on_cancel = self._on_cancel
 
     def execute(self, execution_id: int, wire_requests: List[List[Any]]) -> None:
         """Run a batch and answer it with RESULT or FAILED."""
@@ -68,9 +71,9 @@ class Executor:
             for request in requests:
                 if request._reply is not None:
                     request._reply.closed = True
+        self._ended = execution_id
         if self._cancelled:
-            self._cancelled = {key for key in self._cancelled if key[0] != execution_id or self.decoupled}
-            self._channel.on_cancel = self._cancelled.add
+            self._cancelled.difference_update([key for key in tuple(self._cancelled) if key[0] <= execution_id])
         # Leases end here, so that the answer tells of them and the next request finds the blocks free. No other thread
         # may tell of them first: the answer refers to what it passes on.
         with self._channel.sending:
@@ -82,7 +85,7 @@ class Executor:
                 self._channel.send([Kind.FAILED, execution_id, failure, released])
 
     def stop(self) -> None:
-        self._coroutines.stop()
+        self.coroutines.stop()
 
     def _requests(self, execution_id: int, wire_requests: List[List[Any]]) -> List[InferenceRequest]:
         received, store, outputs = InferenceRequest._received, self._store, self._outputs
@@ -115,7 +118,7 @@ class Executor:
 
     def _await(self, coroutine: Any) -> Any:
         """Run ``execute``'s coroutine: to its end, or in a decoupled model in the background."""
-        future = self._coroutines.start(coroutine)
+        future = self.coroutines.start(coroutine)
         if not self.decoupled:
             return future.result()
         future.add_done_callback(self._background_ended)
@@ -129,32 +132,48 @@ class Executor:
 
     # -- replies (triton_python_backend_utils._sender.ReplyHost)
 
+    def opened(self, reply: Reply) -> None:
+        self._replies[reply.key] = reply  # first, since another thread may just be told of the cancellation
+        reply.cancelled = reply.key in self._cancelled
+        reply.closed = reply.key[0] <= self._ended
+
     def respond(self, reply: Reply, response: Optional[InferenceResponse], final: bool) -> None:
+        self._channel.poll()  # what was read of a long stream comes back, though nobody waits for a message
         try:
             with self._channel.sending:
                 result = None if response is None else describe_response(self._store, response, reply.requested)
                 self._channel.send([Kind.RESPONSE, *reply.key, result, final, self._store.take_released()])
         except OutOfSharedMemory as error:
+            if final or not self.decoupled:  # there will be no other response
+                reply.closed = True
+                self._channel.send([Kind.RESPONSE, *reply.key, _failure(str(error)), True, []])
             raise TritonModelException(str(error)) from None
-        if final:
-            self._cancelled.discard(reply.key)
 
     def abandon(self, reply: Reply) -> None:
-        if reply.count and not self.decoupled:
-            result = None  # it was answered, only the final flag was never sent
-        else:
-            text = (
+        result = None
+        if self.decoupled or not reply.count:  # else it was answered, only the final flag was never sent
+            result = _failure(
                 f"Failed to process the request(s) for model '{self._name}', message: The model neither returned a "
                 "response nor sent its final one: the request and its response sender are gone."
             )
-            result = [[], [int(TritonError.INTERNAL), text], None]
         reply.closed = True
-        self._cancelled.discard(reply.key)
         try:
             self._channel.post([Kind.RESPONSE, *reply.key, result, True, []])
         except OSError:
             logging.getLogger(__name__).debug("the supervisor is gone")
 
-    def is_cancelled(self, key: Key) -> bool:
+    def poll(self) -> None:
         self._channel.poll()
-        return key in self._cancelled
+
+    def _on_cancel(self, key: Key) -> None:
+        """Called in whichever thread reads: the client of a request has given up."""
+        if key[0] > self._ended:
+            self._cancelled.add(key)
+        reply = self._replies.get(key)
+        if reply is not None:
+            reply.cancelled = True
+
+
+def _failure(text: str) -> List[Any]:
+    """A response that is an error, as it goes into a message."""
+    return [[], [int(TritonError.INTERNAL), text], None]

@@ -74,7 +74,7 @@ class Instance:
         self._caller.allowed = True
         checks = callable(getattr(model.instance, "is_ready", None))
         if checks:
-            ReadinessChecker(self._channel, model).start()
+            ReadinessChecker(self._channel, model, self._executor.coroutines).start()
         return None, {"is_ready": checks}
 
     def _finalize(self) -> None:

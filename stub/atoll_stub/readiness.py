@@ -4,7 +4,6 @@ Started only for models that have one: with a second thread waiting, a message m
 must be handed over, which the plain path is spared.
 """
 
-import asyncio
 import inspect
 import threading
 from typing import Any, Union
@@ -13,6 +12,7 @@ from atoll_ipc.wire import Kind
 from triton_python_backend_utils._model import Model
 
 from atoll_stub.channel import Channel
+from atoll_stub.coroutines import CoroutineLoop
 from atoll_stub.rendering import render_exception
 
 __all__ = ["ReadinessChecker"]
@@ -21,9 +21,10 @@ __all__ = ["ReadinessChecker"]
 class ReadinessChecker:
     """Calls ``is_ready`` when asked, one call at a time."""
 
-    def __init__(self, channel: Channel, model: Model) -> None:
+    def __init__(self, channel: Channel, model: Model, coroutines: CoroutineLoop) -> None:
         self._channel = channel
         self._model = model
+        self._coroutines = coroutines
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="readiness", daemon=True).start()
@@ -41,7 +42,7 @@ class ReadinessChecker:
         try:
             ready: Any = self._model.instance.is_ready()
             if inspect.iscoroutine(ready):
-                ready = asyncio.run(ready)
+                ready = self._coroutines.start(ready).result()
         except BaseException as error:
             return render_exception(error)
         if type(ready) is not bool:

@@ -26,7 +26,11 @@ _NOT_THE_MODELS = (
 
 def render_exception(error: BaseException) -> str:
     """Type and text, then the frames, innermost first. Causes and contexts are not shown."""
-    lines = [f"{type(error).__name__}: {str(error) or '<EMPTY MESSAGE>'}", "", "At:"]
+    try:
+        text = str(error) or "<EMPTY MESSAGE>"
+    except Exception as another:  # a model's own class of exceptions may fail at that
+        text = f"<no text: its __str__ raised {type(another).__name__}>"
+    lines = [f"{type(error).__name__}: {text}", "", "At:"]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(_NOT_THE_MODELS):
             lines.append(f"  {frame.filename}({frame.lineno}): {frame.name}")

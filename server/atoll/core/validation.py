@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 
 from atoll_ipc.dtypes import BY_NAME
+from atoll_ipc.strings import count_elements
 
 from atoll.core.reshape import fill
 from atoll.errors import Code, ServerError
@@ -164,27 +165,22 @@ class Validator:
     def _check_strings(self, request: Request, tensor: Tensor, expected: int) -> None:
         """A BYTES tensor holds exactly the elements its shape promises."""
         buffer = tensor.buffer()
-        offset, end, count = 0, len(buffer), 0
-        unpack = _LENGTH.unpack_from
-        while offset < end:
-            if count == expected:
-                count += _count_strings(buffer, offset)
-                break
-            if end - offset < 4:
+        count, end = count_elements(buffer)
+        left = len(buffer) - end
+        if left and count < expected:
+            if left < 4:
                 raise _refused(
                     f"{_rid(request)}incomplete string length indicator for inference input '{tensor.name}' for model "
-                    f"'{self._name}', expecting 4 bytes but only {end - offset} bytes available. Please make sure the "
-                    "string length indicator is in one buffer."
+                    f"'{self._name}', expecting 4 bytes but only {left} bytes available. Please make sure the string "
+                    "length indicator is in one buffer."
                 )
-            (length,) = unpack(buffer, offset)
-            offset += 4
-            if length > end - offset:
-                raise _refused(
-                    f"incomplete string data for inference input '{tensor.name}', expecting string of length {length} "
-                    f"but only {end - offset} bytes available"
-                )
-            offset += length
-            count += 1
+            (length,) = _LENGTH.unpack_from(buffer, end)
+            raise _refused(
+                f"incomplete string data for inference input '{tensor.name}', expecting string of length {length} but "
+                f"only {left - 4} bytes available"
+            )
+        if left >= 4 or (left and count == expected):
+            count += 1  # the one that is cut
         if count > expected:
             raise _refused(
                 f"{_rid(request)}unexpected number of string elements {count} for inference input '{tensor.name}' for "
@@ -195,16 +191,6 @@ class Validator:
                 f"{_rid(request)}expected {expected} string elements for inference input '{tensor.name}' for model "
                 f"'{self._name}', got {count}"
             )
-
-
-def _count_strings(buffer: bytes | bytearray | memoryview, offset: int) -> int:
-    """How many string elements, whole or cut, begin at ``offset`` or later."""
-    count = 0
-    while len(buffer) - offset >= 4:
-        (length,) = _LENGTH.unpack_from(buffer, offset)
-        offset += 4 + length
-        count += 1
-    return max(1, count)
 
 
 def _text(shape: Sequence[int]) -> str:
