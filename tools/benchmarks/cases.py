@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import psutil
 import tritonclient.grpc
 import tritonclient.http
+import tritonclient.utils
 from loads import BareIdentity, median_ms, perf_analyzer, wrk
 from numpy.typing import NDArray
 from server_process import RunningServer
@@ -21,7 +23,8 @@ from server_process import RunningServer
 MIB = 1024 * 1024
 LARGE = (1, 16, 64)
 """MiB of one tensor."""
-STRING_COUNT = 200_000
+STRING_COUNT = 1_000_000
+STREAM_COUNT = 10_000
 MODEL_COUNT = 20
 
 
@@ -67,7 +70,8 @@ def grpc_small(server: RunningServer, seconds: float) -> Iterator[Figure]:
 
 def identity_socket(server: RunningServer, seconds: float) -> Iterator[Figure]:
     for size in LARGE:
-        with BareIdentity(server.http_port, _tensor(size * MIB)) as connection:
+        value = _tensor(size * MIB)
+        with BareIdentity(server.http_port, "identity", "FP32", len(value), value.tobytes()) as connection:
             duration_ms = median_ms(connection.exchange, seconds)
         yield Figure(f"identity {size} MiB, HTTP, bare socket", "ms", duration_ms)
 
@@ -86,6 +90,10 @@ def identity_grpc(server: RunningServer, seconds: float) -> Iterator[Figure]:
 
 def strings(server: RunningServer, seconds: float) -> Iterator[Figure]:
     value = np.array([f"string {index}".encode() for index in range(STRING_COUNT)], np.object_)
+    payload = tritonclient.utils.serialize_byte_tensor(value).item()
+    with BareIdentity(server.http_port, "identity_strings", "BYTES", STRING_COUNT, payload) as connection:
+        duration_ms = median_ms(connection.exchange, seconds)
+    yield Figure(f"identity of {STRING_COUNT:,} strings, HTTP, bare socket", "ms", duration_ms)
     duration_ms = _identity_ms(tritonclient.http, server.http_url, "identity_strings", value, "BYTES", seconds)
     yield Figure(f"identity of {STRING_COUNT:,} strings, HTTP, tritonclient", "ms", duration_ms)
 
@@ -99,6 +107,27 @@ def bls_hop(server: RunningServer, seconds: float) -> Iterator[Figure]:
             ]
             hop_ns = client.infer("bls_hop", inputs).as_numpy("HOP_NS")[0]
             yield Figure(f"one BLS hop, {label}", "ms", hop_ns / 1e6)
+
+
+def stream(server: RunningServer, seconds: float) -> Iterator[Figure]:
+    """Responses per second of a decoupled model: to a client, and to another model."""
+    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+    count = tritonclient.grpc.InferInput("COUNT", [1], "INT64").set_data_from_numpy(np.array([STREAM_COUNT]))
+
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(lambda result, error: results.put((result, error)))
+
+        def call() -> None:
+            client.async_stream_infer("repeat", [count])
+            for index in range(STREAM_COUNT):
+                result, error = results.get(timeout=30)
+                if error or result.as_numpy("INDEX")[0] != index:
+                    raise RuntimeError(f"response {index} of the stream: {error or 'out of order'}")
+
+        duration_ms = median_ms(call, seconds)
+        yield Figure("decoupled model, gRPC stream", "responses/s", STREAM_COUNT / duration_ms * 1e3)
+        durations = [client.infer("bls_stream", [count]).as_numpy("DURATION_NS")[0] / 1e6 for _ in range(3)]
+    yield Figure("decoupled model, BLS", "responses/s", STREAM_COUNT / sorted(durations)[1] * 1e3)
 
 
 def start(contender: contenders.Contender) -> Iterator[Figure]:
@@ -123,6 +152,7 @@ SERVED: dict[str, Case] = {
     "identity_grpc": identity_grpc,
     "strings": strings,
     "bls": bls_hop,
+    "stream": stream,
 }
 """The cases that share one server."""
 
