@@ -31,9 +31,10 @@ def main():
             sys.exit("FAIL: batching is not completed")
 
         left, right = np.random.rand(2, ROWS, 4).astype(np.float32)
-        inputs = [httpclient.InferInput("INPUT0", left.shape, "FP32"), httpclient.InferInput("INPUT1", right.shape, "FP32")]
-        inputs[0].set_data_from_numpy(left)
-        inputs[1].set_data_from_numpy(right)
+        inputs = [
+            httpclient.InferInput("INPUT0", left.shape, "FP32").set_data_from_numpy(left),
+            httpclient.InferInput("INPUT1", right.shape, "FP32").set_data_from_numpy(right),
+        ]
         result = client.infer("auto_complete", inputs)
 
     total, difference = result.as_numpy("OUTPUT0"), result.as_numpy("OUTPUT1")

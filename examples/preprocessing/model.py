@@ -21,7 +21,8 @@ class TritonPythonModel:
         files = pb_utils.get_input_tensor_by_name(request, "FILE").as_numpy()
         try:
             images = np.stack([normalised(file) for file in files.ravel()])
-        except Exception as error:  # decoders raise what they like at bytes that are no image; it fails this request only
+        except Exception as error:
+            # Decoders raise what they like at bytes that are no image. It is to fail this request, not the batch.
             refusal = pb_utils.TritonError(f"not an image: {error}", pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(output_tensors=[], error=refusal)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("IMAGE", images)])

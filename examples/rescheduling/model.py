@@ -1,46 +1,51 @@
-"""rescheduling: a generative loop. Each call of ``execute`` makes one step of every request, and asks for the rest again.
+"""rescheduling: a generative loop. Each call of ``execute`` makes one step of every request, and asks for it again.
 
-Its steps are those of the Collatz sequence: halve an even number, else take three times the number and one, until it is 1.
-How many steps a request takes is known only at its end, as with the tokens of a language model.
+The steps are those of the Collatz sequence: halve an even number, else take three times the number plus one, until it
+is 1. How many steps a request takes is known only at its end, as with the tokens of a language model.
 """
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+INVALID_ARG, CANCELLED = pb_utils.TritonError.INVALID_ARG, pb_utils.TritonError.CANCELLED
+
 
 class TritonPythonModel:
     def initialize(self, args):
+        # What each request has come to, by its correlation id. The server gives each request an id of its own.
         self.numbers = {}
-        """The number each request has come to, by its correlation id. The server gives each request an id of its own."""
 
     def execute(self, requests):
-        # Requests that began at different times share the batch; one that ends makes room for a new one at once.
+        # They may be at different steps: whoever ends makes room for a new request at once.
         for request in requests:
             self.step(request)
 
     def step(self, request):
-        key, sender = request.correlation_id(), request.get_response_sender()
-        if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
-            number = int(pb_utils.get_input_tensor_by_name(request, "START").as_numpy()[0, 0])
+        number = self.next_number(request)
+        if number < 1:
+            finish(request, error=pb_utils.TritonError(f"{number} is not positive", INVALID_ARG))
+        elif request.is_cancelled():
+            finish(request, error=pb_utils.TritonError("nobody listens any more", CANCELLED))
+        elif number == 1:
+            finish(request, output_tensors=[tensor(number)])
         else:
-            number = self.numbers.pop(key)
-            number = 3 * number + 1 if number % 2 else number // 2
-
-        if number < 1 or request.is_cancelled():
-            error = pb_utils.TritonError(f"{number} is not positive", pb_utils.TritonError.INVALID_ARG)
-            if request.is_cancelled():
-                error = pb_utils.TritonError("nobody listens any more", pb_utils.TritonError.CANCELLED)
-            sender.send(
-                pb_utils.InferenceResponse(output_tensors=[], error=error),
-                flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-            )
-            return
-
-        response = pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("NUMBER", np.array([[number]], np.int64))])
-        if number == 1:
-            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        else:
-            sender.send(response)
-            self.numbers[key] = number
+            request.get_response_sender().send(pb_utils.InferenceResponse(output_tensors=[tensor(number)]))
+            self.numbers[request.correlation_id()] = number
             # Not done: the same request comes again, in a later call of execute.
             request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+
+    def next_number(self, request):
+        if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+            return int(pb_utils.get_input_tensor_by_name(request, "START").as_numpy()[0, 0])
+        number = self.numbers.pop(request.correlation_id())
+        return 3 * number + 1 if number % 2 else number // 2
+
+
+def finish(request, **response):
+    request.get_response_sender().send(
+        pb_utils.InferenceResponse(**response), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    )
+
+
+def tensor(number):
+    return pb_utils.Tensor("NUMBER", np.array([[number]], np.int64))

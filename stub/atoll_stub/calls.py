@@ -1,45 +1,45 @@
 """What a model asks of others: BLS, metrics, model control."""
 
-import os
 import threading
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Union
 
 from atoll_ipc.memory import OutOfSharedMemory
 from atoll_ipc.wire import Kind
 from triton_python_backend_utils import InferenceRequest, InferenceResponse, TritonModelException
 
 from atoll_stub.channel import Call, Channel
+from atoll_stub.side_door import Line, copy_foreign
 from atoll_stub.tensors import describe, open_response, refusal
 
 __all__ = ["Caller"]
 
 
 class Caller:
-    """Makes the calls of one model; from any thread."""
+    """Makes the calls of one model; from any thread, and from processes that the model forked."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, line: Line) -> None:
         self.allowed = False  # from the end of initialize to the beginning of finalize
-        self._channel = channel
-        self._pid = os.getpid()
+        self._line = line
 
     def infer(self, request: InferenceRequest) -> InferenceResponse:
         """Execute a request on another model and wait."""
-        call = self._open(request, streaming=False)
+        channel = self._channel()
+        call = self._open(channel, request, streaming=False)
         if isinstance(call, InferenceResponse):
             return call
         try:
-            return open_response(self._channel.store, call.next()[2])
+            return open_response(channel.store, call.next()[2])
         finally:
             call.close()
 
     def stream(self, request: InferenceRequest) -> "_Stream":
         """Execute a request on a model that may give any number of responses."""
-        call = self._open(request, streaming=True)
-        return _Stream(self._channel, call)
+        channel = self._channel()
+        return _Stream(channel, self._open(channel, request, streaming=True))
 
     def ask(self, topic: str, arguments: List[Any]) -> Any:
         """Wait for the server's answer. Raises :class:`TritonModelException` with its words."""
-        call = self._channel.call(Kind.ASK, topic, arguments)
+        call = self._line.channel().call(Kind.ASK, topic, arguments)
         try:
             _, _, value, error = call.next()
         finally:
@@ -49,16 +49,21 @@ class Caller:
         return value
 
     def tell(self, topic: str, arguments: List[Any]) -> None:
-        """The same without an answer; may be called by a finalizer."""
-        self._channel.post([Kind.ASK, 0, topic, arguments])
+        """The same without an answer; may be called by a finalizer, which in a forked child means nothing."""
+        if not self._line.is_forked:
+            self._line.channel().post([Kind.ASK, 0, topic, arguments])
 
-    def _open(self, request: InferenceRequest, streaming: bool) -> Any:
-        """The call, or the response that refuses it."""
+    def _channel(self) -> Channel:
         if not self.allowed:
             raise TritonModelException("BLS is only supported during the 'execute' function.")
-        if os.getpid() != self._pid:
-            raise TritonModelException("BLS is not supported from a process that the model forked.")
-        blocking = threading.current_thread() is threading.main_thread()
+        return self._line.channel()
+
+    def _open(self, channel: Channel, request: InferenceRequest, streaming: bool) -> Union[Call, InferenceResponse]:
+        """The call, or the response that refuses it."""
+        forked = self._line.is_forked
+        if forked:
+            copy_foreign(request._inputs, channel.store)
+        blocking = not forked and threading.current_thread() is threading.main_thread()
         try:
             fields = [
                 request._request_id,
@@ -67,7 +72,7 @@ class Caller:
                 request._timeout,
                 request._parameters,
                 request._requested_output_names,
-                describe(self._channel.store, request._inputs),
+                describe(channel.store, request._inputs),
                 request._model_name,
                 request._model_version,
                 streaming,
@@ -75,7 +80,7 @@ class Caller:
             ]
         except OutOfSharedMemory as error:
             return refusal(str(error))
-        return self._channel.call(Kind.INFER, fields, self._channel.store.take_released())
+        return channel.call(Kind.INFER, fields, channel.store.take_released())
 
 
 class _Stream:

@@ -13,6 +13,7 @@ import time
 from typing import Any, Callable, Deque, Dict, List, Tuple
 
 from atoll_ipc.wire import FrameReader, Kind, pack
+from triton_python_backend_utils import TritonModelException
 
 from atoll_stub.memory import Store
 
@@ -60,6 +61,14 @@ class Channel:
                 self._packing = False
             if self._posted:
                 self._send_posted()
+
+    def disown(self) -> None:
+        """Called in the child of a fork, where no other thread exists: the parent goes on using its channel."""
+        self._socket.close()
+        self.sending = threading.RLock()
+        self._turn = threading.Condition(threading.Lock())
+        self._reading = True  # nothing is taken in here
+        self.send = _refuse  # type: ignore[method-assign]
 
     def post(self, message: Message) -> None:
         """Send when nobody is sending. For finalizers, which run in the midst of anything and must not wait."""
@@ -201,6 +210,10 @@ class Channel:
                 self.send([Kind.GONE, gone])
         else:
             self._commands.append(message)
+
+
+def _refuse(message: Message) -> None:
+    raise TritonModelException("A request is answered by the process that received it, not by one that it forked.")
 
 
 class Call:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 import threading
 from typing import Any, Callable, Dict, Optional, Tuple
@@ -17,6 +18,7 @@ from atoll_stub.channel import Channel
 from atoll_stub.execution import Executor
 from atoll_stub.readiness import ReadinessChecker
 from atoll_stub.rendering import render_exception
+from atoll_stub.side_door import Line
 
 __all__ = ["Instance"]
 
@@ -26,10 +28,13 @@ Message = Any
 class Instance:
     """Runs one model and is the host its ``pb_utils`` calls reach."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, door: Optional[socket.socket] = None) -> None:
+        """``door`` is for processes that the model forks; those must call ``after_fork``."""
         self.model_dir = ""
         self._channel = channel
-        self._caller = Caller(channel)
+        self._line = Line(channel, door)
+        self.after_fork = self._line.after_fork
+        self._caller = Caller(self._line)
         self._executor: Optional[Executor] = None
         self._model: Optional[Model] = None
         self._serving = False  # from initialize on, log lines go to the server
@@ -97,7 +102,7 @@ class Instance:
 
     def log(self, level: int, origin: str, text: str) -> None:
         if self._serving:
-            self._channel.send([Kind.LOG, level, origin, text])
+            self._line.channel().send([Kind.LOG, level, origin, text])
         else:
             _without_host(lambda: log_through_host(level, origin, text), self)
 

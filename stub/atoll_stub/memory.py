@@ -52,7 +52,7 @@ class PeerChunk:
 class Lease:
     """The right to read one received block. Ends when nothing refers to it any more."""
 
-    __slots__ = ("__weakref__", "_store", "chunk", "key", "length", "mapped", "ranges")
+    __slots__ = ("__weakref__", "chunk", "key", "length", "mapped", "ranges", "store")
 
     def __init__(self, store: "Store", chunk: PeerChunk, start: int, length: int) -> None:
         self.chunk = chunk
@@ -60,7 +60,7 @@ class Lease:
         self.length = length
         self.mapped = False
         self.ranges: List[Tuple[int, int]] = []
-        self._store = store
+        self.store = store
 
     def overlaps(self, offset: int, nbytes: int) -> bool:
         """Whether a tensor shows some of these bytes of the chunk already."""
@@ -69,7 +69,7 @@ class Lease:
     def __del__(self) -> None:
         if self.mapped:
             self.chunk.map.madvise(mmap.MADV_DONTNEED, self.key[1], self.length)
-        self._store.end(self.key)
+        self.store.end(self.key)
 
 
 class Received:
@@ -81,6 +81,11 @@ class Received:
         self._lease = lease
         self._offset = offset
         self._nbytes = nbytes
+
+    @property
+    def store(self) -> "Store":
+        """Whose channel answers for the block."""
+        return self._lease.store
 
     def array(self) -> Array:
         lease = self._lease
@@ -99,10 +104,10 @@ class Received:
 class Own:
     """A tensor's bytes in a block of this stub's arena."""
 
-    __slots__ = ("_block", "_nbytes", "_store")
+    __slots__ = ("_block", "_nbytes", "store")
 
     def __init__(self, store: "Store", block: Block, nbytes: int) -> None:
-        self._store = store
+        self.store = store
         self._block = block
         self._nbytes = nbytes
 
@@ -114,7 +119,7 @@ class Own:
 
     def reference(self) -> List[int]:
         block = self._block
-        self._store.lend(block)
+        self.store.lend(block)
         return [block.chunk.id, block.start, block.nbytes, block.start, self._nbytes]
 
 
@@ -226,7 +231,7 @@ class Store:
         while isinstance(base, np.ndarray):
             base = base.base
         lease = getattr(base, "keep", None)
-        if not isinstance(lease, Lease):
+        if not isinstance(lease, Lease) or lease.store is not self:
             return None
         address = array.__array_interface__["data"][0]
         if self._pages.written(address, array.nbytes):

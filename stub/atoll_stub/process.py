@@ -7,7 +7,7 @@ import sys
 from io import TextIOWrapper
 from typing import Any
 
-__all__ = ["become_stub", "set_title", "tie_to_parent"]
+__all__ = ["become_stub", "resume_signals", "set_title", "tie_to_parent"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -56,6 +56,12 @@ def become_stub(title: str, parent_pid: int, stdout: int, stderr: int) -> None:
         numpy_random.seed()
     sys.argv = [""]
     sys.path[:0] = [""]
+
+
+def resume_signals() -> None:
+    """Called in a process that the model forked: SIGTERM ends it, as ``multiprocessing`` expects of its pools."""
+    if signal.getsignal(signal.SIGTERM) is _ignore:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _line_writer(descriptor: int) -> TextIOWrapper:

@@ -6,7 +6,7 @@ supervisor, as its stubs end with it.
 
 Requests are datagrams of JSON with the stub's descriptors as ancillary data; so are the reports::
 
-    {"spawn": ID, "title": …, "first_chunk_id": …, "arena": […]}  + channel, lane, stdout, stderr
+    {"spawn": ID, "title": …, "first_chunk_id": …, "arena": […]}  + channel, lane, stdout, stderr, perhaps side door
     {"spawned": ID, "pid": PID}
     {"exited": PID, "status": WAIT_STATUS}
 """
@@ -27,11 +27,11 @@ from atoll_ipc.memory import ArenaSettings
 from atoll_stub.channel import Channel
 from atoll_stub.instance import Instance
 from atoll_stub.memory import Store
-from atoll_stub.process import become_stub, set_title, tie_to_parent
+from atoll_stub.process import become_stub, resume_signals, set_title, tie_to_parent
 
 __all__ = ["main", "serve"]
 
-_DESCRIPTORS = 4
+_DESCRIPTORS = 5
 
 
 def main() -> None:
@@ -106,11 +106,16 @@ def _fork(control: socket.socket, request: Dict[str, Any], descriptors: List[int
     control.send(json.dumps({"spawned": request["spawn"], "pid": pid}).encode())
 
 
-def _run_stub(request: Dict[str, Any], parent_pid: int, channel: int, lane: int, stdout: int, stderr: int) -> NoReturn:
+def _run_stub(
+    request: Dict[str, Any], parent_pid: int, channel: int, lane: int, stdout: int, stderr: int, *door: int
+) -> NoReturn:
     """Called in the child. Leaves the process the ordinary way, so that atexit handlers and buffers are served."""
     become_stub(request["title"], parent_pid, stdout, stderr)
     store = Store(socket.socket(fileno=lane), request["first_chunk_id"], ArenaSettings(*request["arena"]))
-    instance = Instance(Channel(socket.socket(fileno=channel), store))
+    side_door = socket.socket(fileno=door[0]) if door else None
+    instance = Instance(Channel(socket.socket(fileno=channel), store), side_door)
+    os.register_at_fork(after_in_child=instance.after_fork)
+    os.register_at_fork(after_in_child=resume_signals)
     try:
         instance.run()
     except (EOFError, ConnectionError):

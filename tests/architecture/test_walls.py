@@ -18,7 +18,7 @@ BASE = {"errors", "inference", "observe"}
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "inference": {"errors"},
-    "observe": set(),
+    "observe": {"errors"},
     "repository": {"errors"},
     "instances": {"errors", "inference"},
     "scheduling": {*BASE, "instances"},

@@ -1,19 +1,72 @@
-"""Each example as its README tells it: files copied into a model repository, a real server, the example's client."""
+"""Each example as its README tells it: the files it says to copy, a real server, the example's client."""
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from serving import serve
+from serving import Served, serve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-FOLDERS = {"add_sub": "add_sub", "bls_sync": "bls", "pytorch": "pytorch"}
-"""The folder of each example, by the name of its model."""
+
+
+@dataclass(frozen=True)
+class Example:
+    folder: str
+    passes: str
+    """What the client's last line names."""
+    models: tuple[str, ...]
+    """The models that its README installs, those of other examples included."""
+    grpc: bool = False
+    with_torch: bool = False
+    """Install also what the README has for those who have PyTorch."""
+
+    @property
+    def path(self) -> Path:
+        return EXAMPLES / self.folder
+
+    def installation(self) -> list[str]:
+        """The commands of the README that make the model repository."""
+        lines = (self.path / "README.md").read_text().splitlines()
+        commands = [line for line in lines if line.startswith(("mkdir ", "cp "))]
+        return [line for line in commands if self.with_torch or "pytorch" not in line]
+
+    def client(self, server: Served) -> list[str]:
+        port = server.grpc_port if self.grpc else server.http_port
+        command = [sys.executable, str(self.path / "client.py"), "--url", f"localhost:{port}"]
+        if self.folder == "custom_metrics":
+            command += ["--metrics-url", f"localhost:{server.metrics_port}"]
+        return command
+
+
+ADD_SUB = Example("add_sub", "add_sub", ("add_sub",))
+BLS = Example("bls", "bls_sync", ("add_sub", "bls_sync"))
+BLS_TORCH = Example("bls", "bls_sync", ("add_sub", "pytorch", "bls_sync"), with_torch=True)
+ASYNC = Example("async", "bls_async", ("add_sub", "bls_async"))
+ASYNC_TORCH = Example("async", "bls_async", ("add_sub", "pytorch", "bls_async"), with_torch=True)
+PYTORCH = Example("pytorch", "pytorch", ("pytorch",), with_torch=True)
+DECOUPLED = Example("decoupled", "decoupled", ("repeat_int32", "square_int32"), grpc=True)
+BLS_DECOUPLED = Example("bls_decoupled", "bls_decoupled_sync", ("square_int32", "bls_decoupled_sync"))
+AUTO_COMPLETE = Example("auto_complete", "auto_complete", ("auto_complete",))
+CUSTOM_METRICS = Example("custom_metrics", "custom_metrics", ("custom_metrics",))
+RESCHEDULING = Example("rescheduling", "rescheduling", ("rescheduling",), grpc=True)
+PREPROCESSING = Example("preprocessing", "preprocessing", ("preprocessing",))
+
+PLAIN = [
+    ADD_SUB,
+    BLS,
+    ASYNC,
+    DECOUPLED,
+    BLS_DECOUPLED,
+    AUTO_COMPLETE,
+    CUSTOM_METRICS,
+    RESCHEDULING,
+    PREPROCESSING,
+]
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
@@ -21,38 +74,64 @@ needs_torch = pytest.mark.skipif(
 )
 
 
+def install(example: Example, root: Path) -> Path:
+    """Run the README's commands as if in the root of a checkout; the model repository they make."""
+    (root / "examples").symlink_to(EXAMPLES)
+    subprocess.run(["sh", "-e", "-c", "\n".join(example.installation())], cwd=root, check=True, timeout=20)
+    return root / "models"
+
+
+def run_client(example: Example, server: Served) -> None:
+    done = subprocess.run(example.client(server), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr + server.log
+    assert done.stdout.splitlines()[-1] == f"PASS: {example.passes}"
+
+
+@pytest.mark.spec("python_backend:Q121")
 @pytest.mark.parametrize(
-    ("model", "served"),
+    "example",
     [
-        ("add_sub", ["add_sub"]),
-        ("bls_sync", ["add_sub", "bls_sync"]),
-        pytest.param("pytorch", ["pytorch"], marks=needs_torch),
-        pytest.param("bls_sync", ["add_sub", "pytorch", "bls_sync"], marks=needs_torch),
+        *(pytest.param(example, id=example.folder) for example in PLAIN),
+        pytest.param(PYTORCH, marks=needs_torch, id="pytorch"),
+        pytest.param(BLS_TORCH, marks=needs_torch, id="bls-pytorch"),
+        pytest.param(ASYNC_TORCH, marks=needs_torch, id="async-pytorch"),
     ],
-    ids=["add_sub", "bls", "pytorch", "bls-pytorch"],
 )
-def test_client_passes(tmp_path: Path, model: str, served: list[str]) -> None:
-    for name in served:
-        (tmp_path / name / "1").mkdir(parents=True)
-        shutil.copy(EXAMPLES / FOLDERS[name] / "model.py", tmp_path / name / "1")
-        shutil.copy(EXAMPLES / FOLDERS[name] / "config.pbtxt", tmp_path / name)
+def test_client_passes_when_the_readme_is_followed(tmp_path: Path, example: Example) -> None:
+    repository = install(example, tmp_path)
+    assert {path.name for path in repository.iterdir()} == set(example.models)
+    with serve(repository) as server:
+        run_client(example, server)
 
-    with serve(tmp_path) as server:
-        client = [
-            sys.executable,
-            str(EXAMPLES / FOLDERS[model] / "client.py"),
-            "--url",
-            f"localhost:{server.http_port}",
-        ]
-        done = subprocess.run(client, capture_output=True, text=True, timeout=60, check=False)
 
+def test_examples_are_served_together_without_copying() -> None:
+    first, *others = [example.path for example in PLAIN]
+    with serve(first, *(f"--model-repository={path}" for path in others)) as server:
+        for example in (DECOUPLED, BLS_DECOUPLED, ASYNC):
+            run_client(example, server)
+
+
+def test_auto_complete_needs_no_configuration_file(tmp_path: Path) -> None:
+    repository = install(AUTO_COMPLETE, tmp_path)
+    (repository / "auto_complete" / "config.pbtxt").unlink()
+    with serve(repository) as server:
+        run_client(AUTO_COMPLETE, server)
+
+
+def test_preprocessing_takes_files_of_the_user(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "picture.png"
+    Image.new("LA", (30, 20)).save(picture)  # neither the size nor the channels that the model returns
+    with serve(PREPROCESSING.path) as server:
+        command = [*PREPROCESSING.client(server), str(picture)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == f"PASS: {model}"
+    assert f"{picture}: float32 (3, 224, 224)" in done.stdout
 
 
-@pytest.mark.parametrize("folder", FOLDERS.values())
-def test_readme_copies_what_is_there(folder: str) -> None:
-    lines = (EXAMPLES / folder / "README.md").read_text().splitlines()
-    copied = [line.split()[1] for line in lines if line.startswith("cp ")]
-    assert copied
-    assert [path for path in copied if not (EXAMPLES.parent / path).is_file()] == []
+def test_every_example_is_listed() -> None:
+    folders = {path.parent.name for path in EXAMPLES.glob("*/README.md")}
+    assert folders == {example.folder for example in (*PLAIN, PYTORCH)}
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert [folder for folder in sorted(folders) if f"(examples/{folder}/README.md)" not in readme] == []

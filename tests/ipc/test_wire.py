@@ -57,6 +57,29 @@ def test_names_pass_whatever_bytes_a_client_sent(raw: bytes) -> None:
     assert FrameReader().feed(pack([name])) == [[name]]
 
 
+@pytest.mark.parametrize(
+    ("text", "arrives"),
+    [
+        ("a\ud800b", "a?b"),  # half a surrogate pair, which json.loads makes of "\\ud800"
+        ("\udfff", "?"),
+        ("\ud83d\ude00", "??"),
+        ("\udc41", "?"),  # what no undecodable byte becomes
+        ("\udc80\udcff", "\udc80\udcff"),
+        ("\ud800\udcff\ud800", "?\udcff?"),
+        ("ä\ud800€\U0001f600", "ä?€\U0001f600"),
+        ("\udcc3\udca4", "ä"),  # bytes that were text after all
+    ],
+)
+def test_text_that_cannot_be_encoded_passes_with_question_marks(text: str, arrives: str) -> None:
+    assert FrameReader().feed(pack([text, {text: 1}])) == [[arrives, {arrives: 1}]]
+
+
+def test_a_message_that_cannot_be_packed_spoils_no_other() -> None:
+    with pytest.raises(TypeError):
+        pack(["begun", object()])
+    assert FrameReader().feed(pack([1])) == [[1]]
+
+
 def test_a_frame_that_is_too_large_is_refused_by_its_length_alone() -> None:
     length = wire.MAX_FRAME_NBYTES + 1
     with pytest.raises(ValueError, match=f"frame of {length} bytes is larger than {wire.MAX_FRAME_NBYTES}"):

@@ -161,6 +161,26 @@ async def test_nothing_is_sent_ahead_before_the_first_execution_was_measured() -
     assert names(instance.taken) == ["a"]
 
 
+@on_loop
+async def test_the_least_busy_instance_is_sent_ahead_first() -> None:
+    first, second = InstanceTwin(SHORT_NS), InstanceTwin(SHORT_NS)
+    dispatcher = start(FifoQueue(), first, second)
+    submit(dispatcher, *"abcdef")
+    assert (names(first.taken), names(second.taken)) == (["a", "c", "e"], ["b", "d", "f"])
+    second.finish(dispatcher)
+    second.finish(dispatcher)
+    submit(dispatcher, "g")
+    assert names(second.taken) == ["b", "d", "f", "g"]
+
+
+@on_loop
+async def test_what_the_least_busy_instance_may_not_take_goes_to_the_next() -> None:
+    slow, short = InstanceTwin(LONG_NS), InstanceTwin(SHORT_NS)
+    dispatcher = start(FifoQueue(), slow, short)
+    submit(dispatcher, *"abcd")
+    assert (names(slow.taken), names(short.taken)) == (["a"], ["b", "c", "d"])
+
+
 def test_nothing_is_sent_ahead_while_the_current_execution_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000_000_000
     monkeypatch.setattr(time, "monotonic_ns", lambda: now)

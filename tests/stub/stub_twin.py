@@ -34,7 +34,9 @@ __all__ = [
     "described",
     "execute",
     "inline",
+    "load_settings",
     "numbers",
+    "reply",
     "request",
 ]
 
@@ -94,13 +96,16 @@ class SupervisorTwin:
 
     def receive(self, kind: int) -> list[Any]:
         """The next message, which must be of this kind."""
+        message = self.receive_any()
+        assert message[0] == kind, message
+        return message
+
+    def receive_any(self) -> list[Any]:
         while not self._received:
             data = self.connection.recv(65536)
             assert data, "the stub closed its channel"
             self._received.extend(self._frames.feed(data))
-        message = self._received.popleft()
-        assert message[0] == kind, message
-        return message
+        return self._received.popleft()
 
     # -- memory
 
@@ -131,6 +136,7 @@ class InstanceThread:
 
     def __init__(self, twin: SupervisorTwin) -> None:
         self.instance = Instance(twin.channel)
+        self._twin = twin
         self.ended: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -140,6 +146,23 @@ class InstanceThread:
             self.instance.run()
         except (EOFError, ConnectionError) as error:
             self.ended = error
+        except BaseException as error:
+            self.ended = error
+            self._twin.theirs[0].shutdown(socket.SHUT_RDWR)  # so that no test waits for an answer
+            raise
+        finally:
+            self._end_coroutines()
+
+    def _end_coroutines(self) -> None:
+        """What the end of a stub's process does."""
+        executor = self.instance._executor
+        if executor is not None:
+            executor.stop()
+            for thread in threading.enumerate():
+                if thread.name == "coroutines":
+                    thread.join(TIMEOUT_S)
+            if executor.coroutines._loop is not None:
+                executor.coroutines._loop.close()
 
     def join(self) -> BaseException | None:
         self._thread.join(TIMEOUT_S)
@@ -152,8 +175,38 @@ def inline(name: str, array: np.ndarray[Any, Any], datatype: str) -> list[Any]:
     return [name, BY_NAME[datatype].code, list(array.shape), array.tobytes()]
 
 
-def execute(execution_id: int, *requests: list[Any], freed: Any = ()) -> list[Any]:
-    return [Kind.EXECUTE, execution_id, list(requests), list(freed)]
+def load_settings(
+    version_dir: Path, filename: str = "model.py", outputs: tuple[str, ...] = ("OUT",), **others: Any
+) -> dict[str, Any]:
+    """What LOAD says of a model; ``others`` replace what is here."""
+    model_dir = version_dir.parent
+    args = {
+        "model_config": "{}",
+        "model_instance_kind": "CPU",
+        "model_instance_name": f"{model_dir.name}_0_0",
+        "model_instance_device_id": "0",
+        "model_repository": str(model_dir),
+        "model_version": version_dir.name,
+        "model_name": model_dir.name,
+    }
+    settings = {
+        "name": args["model_instance_name"],
+        "auto_complete": False,
+        "decoupled": False,
+        "version_dir": str(version_dir),
+        "filename": filename,
+        "args": args,
+        "outputs": list(outputs),
+    }
+    return {**settings, **others}
+
+
+def execute(execution_id: int, *requests: list[Any], freed: Any = (), alone: bool = True) -> list[Any]:
+    return [Kind.EXECUTE, execution_id, list(requests), list(freed), alone]
+
+
+def reply(call_id: int, response: list[Any] | None, *, freed: Any = (), final: bool = True) -> list[Any]:
+    return [Kind.REPLY, call_id, response, list(freed), final]
 
 
 def request(*tensors: list[Any], outputs: Any = (), id: str = "", parameters: Any = None) -> list[Any]:
@@ -175,35 +228,33 @@ class LoadedModel:
         self.twin = twin
         self.folder = folder
         self.thread: InstanceThread | None = None
+        self.facts: dict[str, Any] = {}
+        self.executions = 0
 
-    def load(self, code: str | None, filename: str = "model.py", outputs: tuple[str, ...] = ("OUT",)) -> str | None:
-        """Write the model's file and load it; what LOADED says."""
+    def load(self, code: str | None, filename: str = "model.py", **settings: Any) -> str | None:
+        """Write the model's file and load it; the error that LOADED tells."""
         version_dir = self.folder / "m" / "1"
         version_dir.mkdir(parents=True)
         if code is not None:
             (version_dir / filename).write_text(textwrap.dedent(code))
-        settings = {
-            "version_dir": str(version_dir),
-            "filename": filename,
-            "args": {"model_name": "m", "model_repository": str(self.folder / "m"), "model_version": "1"},
-            "outputs": list(outputs),
-        }
         self.thread = InstanceThread(self.twin)
-        self.twin.send([Kind.LOAD, settings])
-        error: str | None = self.twin.receive(Kind.LOADED)[1]
-        return error
+        self.twin.send([Kind.LOAD, load_settings(version_dir, filename, **settings)])
+        _, error, self.facts = self.twin.receive(Kind.LOADED)
+        return None if error is None else str(error)
 
     def run(self, *requests: list[Any]) -> list[Any]:
         """The answers to one batch of requests."""
-        self.twin.send(execute(1, *requests))
-        _, execution_id, responses, _, times = self.twin.receive(Kind.RESULT)
-        assert execution_id == 1
+        self.executions += 1
+        self.twin.send(execute(self.executions, *requests))
+        _, execution_id, responses, _, times, rescheduled = self.twin.receive(Kind.RESULT)
+        assert (execution_id, rescheduled) == (self.executions, [])
         assert [type(part) for part in times] == [int] * 3
         assert min(times) >= 0
         return list(responses)
 
     def fail(self, *requests: list[Any]) -> str:
-        self.twin.send(execute(1, *requests))
+        self.executions += 1
+        self.twin.send(execute(self.executions, *requests))
         return str(self.twin.receive(Kind.FAILED)[2])
 
     def finalize(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from atoll_ipc.wire import Kind
-from stub_twin import SETTINGS, STUB_CHUNKS, TIMEOUT_S, SupervisorTwin, execute, inline, request
+from stub_twin import SETTINGS, STUB_CHUNKS, TIMEOUT_S, SupervisorTwin, execute, inline, load_settings, reply, request
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "stub", ROOT / "backend_utils"]
@@ -185,14 +185,8 @@ def test_a_stub_runs_a_model(warm_parent: WarmParent, twin: SupervisorTwin, tmp_
     (version_dir / "beside.py").write_text("TEXT = 'as asked'")
     title = "triton_python_backend_stub m m_0_0"
     pid, output = warm_parent.fork(twin, title)
-    settings = {
-        "version_dir": str(version_dir),
-        "filename": "model.py",
-        "args": {"model_repository": str(tmp_path / "m"), "model_version": "1"},
-        "outputs": ["OUT"],
-    }
-    twin.send([Kind.LOAD, settings])
-    assert twin.receive(Kind.LOADED) == [Kind.LOADED, None]
+    twin.send([Kind.LOAD, load_settings(version_dir)])
+    assert twin.receive(Kind.LOADED) == [Kind.LOADED, None, {"is_ready": False}]
     assert Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") == title.encode()
 
     small = np.arange(4, dtype=np.float32)
@@ -202,7 +196,7 @@ def test_a_stub_runs_a_model(warm_parent: WarmParent, twin: SupervisorTwin, tmp_
     large = np.arange(5000, dtype=np.float32)
     block, reference = twin.place(large.tobytes())
     twin.send(execute(2, request(["IN", 11, [5000], reference])))
-    _, _, [[[output_tensor], _, _]], released, _ = twin.receive(Kind.RESULT)
+    _, _, [[[output_tensor], _, _]], released, *_ = twin.receive(Kind.RESULT)
     assert twin.read(output_tensor[3]) == (large * 2).tobytes()
     assert block.chunk.map[block.start : block.start + 20000] == large.tobytes()
     assert released == [list(block.key)]
@@ -212,8 +206,8 @@ def test_a_stub_runs_a_model(warm_parent: WarmParent, twin: SupervisorTwin, tmp_
 
     twin.send(execute(4, request(inline("IN", small, "FP32"), id="call")))
     _, call_id, fields, _ = twin.receive(Kind.INFER)
-    assert fields[6:] == [[inline("IN", small, "FP32")], "other", -1]
-    twin.send([Kind.REPLY, call_id, [[inline("OUT", small, "FP32")], None, None], []])
+    assert fields[6:] == [[inline("IN", small, "FP32")], "other", -1, False, True]
+    twin.send(reply(call_id, [[inline("OUT", small, "FP32")], None, None]))
     assert twin.receive(Kind.RESULT)[2] == [[[inline("OUT", small, "FP32")], None, None]]
 
     twin.send(execute(5, request(id="raise")))

@@ -14,6 +14,7 @@ from stub_twin import (
     described,
     execute,
     numbers,
+    reply,
     request,
 )
 
@@ -95,9 +96,9 @@ def test_a_model_calls_another(model: LoadedModel, twin: SupervisorTwin) -> None
     model.load(CALLER)
     twin.send(execute(1, request(numbers(1))))
     _, call_id, fields, released = twin.receive(Kind.INFER)
-    assert fields == ["nested", 7, 1, 9, {"a": True}, ["OUT"], [numbers(1)], "other", 3]
+    assert fields == ["nested", 7, 1, 9, {"a": True}, ["OUT"], [numbers(1)], "other", 3, False, False]
     assert released == []
-    twin.send([Kind.REPLY, call_id, [[numbers(2, name="OUT")], None, {"b": 1}], []])
+    twin.send(reply(call_id, [[numbers(2, name="OUT")], None, {"b": 1}]))
     assert twin.receive(Kind.RESULT)[2] == [[[numbers(2, name="OUT")], None, {"b": 1}]]
 
 
@@ -106,7 +107,7 @@ def test_the_error_of_a_call_is_a_response(model: LoadedModel, twin: SupervisorT
     model.load(CALLER)
     twin.send(execute(1, request(numbers(1))))
     _, call_id, _, _ = twin.receive(Kind.INFER)
-    twin.send([Kind.REPLY, call_id, [[], [4, "not ready"], None], []])
+    twin.send(reply(call_id, [[], [4, "not ready"], None]))
     assert twin.receive(Kind.RESULT)[2] == [[[], [1, "4 not ready ''"], None]]
 
 
@@ -117,8 +118,8 @@ def test_a_call_passes_large_tensors_by_reference_both_ways(model: LoadedModel, 
     twin.send(execute(1, request(described("IN", reference))))
     _, call_id, fields, _ = twin.receive(Kind.INFER)
     assert fields[6] == [described("IN", reference)]
-    twin.send([Kind.REPLY, call_id, [[described("OUT", answer)], None, None], []])
-    _, _, responses, released, _ = twin.receive(Kind.RESULT)
+    twin.send(reply(call_id, [[described("OUT", answer)], None, None]))
+    _, _, responses, released, *_ = twin.receive(Kind.RESULT)
     assert responses == [[[described("OUT", answer)], None, None]]
     assert sorted(released) == sorted([list(block.key), list(answer_block.key)])
 

@@ -120,7 +120,7 @@ def test_large_tensors_travel_in_blocks_and_inputs_are_released_with_the_result(
     model.load(ECHO.replace(".as_numpy()", ".as_numpy() * 2"))
     block, reference = twin.place(LARGE.tobytes())
     twin.send(execute(1, request(described("IN", reference))))
-    _, _, [[[output], error, _]], released, _ = twin.receive(Kind.RESULT)
+    _, _, [[[output], error, _]], released, *_ = twin.receive(Kind.RESULT)
     assert error is None
     assert output[:3] == ["OUT", 11, [5000]]
     assert output[3][0] == STUB_CHUNKS
@@ -165,7 +165,7 @@ def test_the_same_block_in_two_requests_of_a_batch_is_not_shared(model: LoadedMo
     )
     block, reference = twin.place(LARGE.tobytes())
     twin.send(execute(1, *[request(described("IN", reference))] * 2))
-    _, _, results, released, _ = twin.receive(Kind.RESULT)
+    _, _, results, released, *_ = twin.receive(Kind.RESULT)
     first, second = (twin.read(data) for [[[_, _, _, data], *_], *_] in results)
     assert first == bytes(LARGE.nbytes)
     assert second == LARGE.tobytes()
@@ -186,7 +186,7 @@ def test_the_same_block_as_two_inputs_of_a_request_is_not_shared(model: LoadedMo
     )
     block, reference = twin.place(LARGE.tobytes())
     twin.send(execute(1, request(described("IN", reference), described("IN2", reference))))
-    _, _, [[[output], *_]], released, _ = twin.receive(Kind.RESULT)
+    _, _, [[[output], *_]], released, *_ = twin.receive(Kind.RESULT)
     assert twin.read(output[3]) == LARGE.tobytes()
     assert released == [list(block.key)] * 2
 
@@ -229,7 +229,7 @@ def test_a_tensor_that_the_model_keeps_stays_valid_and_is_released_later(
     twin.send(execute(1, request(described("IN", one))))
     assert twin.receive(Kind.RESULT)[3] == []
     twin.send(execute(2, request(described("IN", two))))
-    _, _, [[[output], _, _]], released, _ = twin.receive(Kind.RESULT)
+    _, _, [[[output], _, _]], released, *_ = twin.receive(Kind.RESULT)
     assert np.frombuffer(output[3], np.float32).tolist() == [LARGE.sum()]
     assert released == [list(first.key)]
 
@@ -238,7 +238,7 @@ def test_an_execution_that_was_sent_ahead_follows_the_current_one(model: LoadedM
     model.load(ECHO)
     twin.send(*[execute(number, request(numbers(number))) for number in range(1, 4)])
     for number in range(1, 4):
-        _, execution_id, responses, _, _ = twin.receive(Kind.RESULT)
+        _, execution_id, responses, *_ = twin.receive(Kind.RESULT)
         assert execution_id == number
         assert responses == [[[numbers(number, name="OUT")], None, None]]
 
@@ -329,7 +329,7 @@ def test_no_other_thread_tells_of_a_block_before_the_answer_that_refers_to_it(
 
     monkeypatch.setattr(twin.store, "end", end_and_tell)
     twin.send(execute(1, request(described("IN", reference))))
-    _, _, responses, _, _ = twin.receive(Kind.RESULT)
+    _, _, responses, *_ = twin.receive(Kind.RESULT)
     assert responses == [[[described("OUT", reference)], None, None]]
     for thread in threads:
         thread.join()

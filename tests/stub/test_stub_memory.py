@@ -112,6 +112,13 @@ def test_a_block_sent_again_while_leased_is_copied_and_released_at_once(twin: Su
     assert twin.store.take_released() == [block.key]
 
 
+def test_what_is_declined_is_released_unread(twin: SupervisorTwin) -> None:
+    block, reference = twin.place(b"hello")
+    twin.store.decline([["A", 2, [5], reference], ["B", 2, [5], b"bytes"], ["C", 2, [3], reference]])
+    assert twin.store.take_released() == [block.key] * 2  # once for each reference
+    assert private_mappings(twin) == 0
+
+
 def test_a_lease_may_end_in_any_thread(twin: SupervisorTwin) -> None:
     _, reference = twin.place(b"hello")
     kept = [twin.store.open({}, reference)]

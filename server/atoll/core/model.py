@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -72,6 +73,8 @@ class Model:
         self.arena = Arena(host.take_chunk_ids(), host.arena_settings)
         self._host = host
         self._validator = Validator(config)
+        self._iterative = "sequence_batching" in config.json  # the only sequences that are served yet
+        self._sequence_ids = itertools.count(1)
         self._in_flight = 0
         self._drained: asyncio.Future[None] | None = None
         self._accepting = False
@@ -176,6 +179,9 @@ class Model:
         except ServerError:
             self.statistics.refused()
             raise
+        if self._iterative and not request.correlation_id:
+            request.correlation_id = next(self._sequence_ids)
+            request.flags |= SEQUENCE_START
         self._in_flight += 1
         request.accepted_by = self
         self._dispatcher.submit(request)
@@ -281,9 +287,18 @@ class Model:
         self._answer(response)
 
     def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
+        if not self._iterative:
+            error = ServerError(
+                Code.INVALID_ARG,
+                "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
+                "to handle such a flag.",
+            )
+            for request in requests:
+                self._fail(request, error)
+            return
         for request in requests:
             request.flags &= ~SEQUENCE_START
-            self._dispatcher.submit(request)
+        self._dispatcher.again(instance, requests)
 
     def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
         self._host.infer_nested(request, streaming)

@@ -1,7 +1,8 @@
-"""BLS, seen from the caller's side: what the model in one stub asks of other models."""
+"""What a model asks of others: BLS, seen from the caller's side, and what the server itself answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,11 +15,13 @@ from atoll.instances.channel import Channel
 if TYPE_CHECKING:
     from atoll.instances.instance import Instance
 
-__all__ = ["CallOwner", "Calls"]
+__all__ = ["Answer", "CallOwner", "Calls"]
+
+Answer = Callable[[Any, str | None], None]
 
 
 class CallOwner(Protocol):
-    """Who executes what models ask for."""
+    """Who does what models ask for. All calls come on the event loop."""
 
     def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
         """Queue a request of the model in ``instance``. Raises ServerError when it is refused."""
@@ -26,16 +29,41 @@ class CallOwner(Protocol):
     def cancel_for(self, instance: Instance, request: Request) -> None:
         """Nobody waits for the rest of a request's responses."""
 
+    def chunks_gone(self, chunk_ids: list[int]) -> None: ...
+
+    def log(self, instance: Instance, level: int, origin: str, text: str) -> None:
+        """The model logs a line."""
+
+    def ask(self, instance: Instance, topic: str, arguments: list[Any], answer: Answer) -> None:
+        """The model uses a metric or controls a model; ``answer`` gets a value, or an error's text."""
+
 
 class Calls:
-    """The calls of one stub that are under way."""
+    """The calls of one process that are under way: a stub's, or those of a process that its model forked."""
 
     def __init__(self, instance: Instance, owner: CallOwner) -> None:
         self._instance = instance
         self._owner = owner
         self._requests: dict[int, Request] = {}
 
-    def on_infer(self, message: list[Any], channel: Channel) -> None:
+    def on_message(self, message: list[Any], channel: Channel) -> None:
+        """Raises ValueError for a kind that does not belong here."""
+        kind = message[0]
+        if kind == Kind.INFER:
+            self._on_infer(message, channel)
+        elif kind == Kind.RELEASE:
+            channel.release(message[1])
+        elif kind == Kind.CANCEL_CALL:
+            self._on_cancel(message)
+        elif kind == Kind.LOG:
+            self._owner.log(self._instance, *message[1:])
+        elif kind == Kind.ASK:
+            _, call_id, topic, arguments = message
+            self._owner.ask(self._instance, topic, arguments, partial(self._answer, channel, call_id))
+        else:
+            raise ValueError(f"unknown kind of message: {kind}")
+
+    def _on_infer(self, message: list[Any], channel: Channel) -> None:
         _, call_id, fields, released = message
         (
             request_id,
@@ -74,16 +102,25 @@ class Calls:
             refusal = Response(request, -1, [], error=ServerError(Code.INTERNAL, text))
             self._reply(channel, call_id, refusal)
 
-    def on_cancel(self, message: list[Any]) -> None:
+    def _on_cancel(self, message: list[Any]) -> None:
         request = self._requests.get(message[1])
         if request is not None:
             self._owner.cancel_for(self._instance, request)
 
     def end(self) -> None:
-        """The stub is gone: nobody waits any more."""
+        """The process is gone: nobody waits any more."""
         requests, self._requests = list(self._requests.values()), {}
         for request in requests:
             self._owner.cancel_for(self._instance, request)
+
+    def chunks_gone(self, chunk_ids: list[int]) -> None:
+        """And so is its arena."""
+        self._owner.chunks_gone(chunk_ids)
+
+    @staticmethod
+    def _answer(channel: Channel, call_id: int, value: Any, error: str | None) -> None:
+        if call_id:
+            channel.send([Kind.ANSWER, call_id, value, error])
 
     def _reply(self, channel: Channel, call_id: int, response: Response) -> None:
         if response.final:

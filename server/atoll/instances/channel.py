@@ -76,6 +76,7 @@ class Channel(asyncio.Protocol):
         self._doomed: set[int] = set()  # chunks that are gone, but for what this stub may still read there
         self._freed: list[Key] = []
         self._free_timer: asyncio.TimerHandle | None = None
+        self.branches: set[Channel] = set()  # to processes that the model in this stub forked
 
     # -- asyncio.Protocol
 
@@ -170,7 +171,7 @@ class Channel(asyncio.Protocol):
                 if not blocks:
                     del self._held[(chunk_id, start)]
         if self._doomed:
-            self.forget(list(self._doomed))
+            self._forget(list(self._doomed))
 
     def gone(self, chunk_ids: list[int]) -> None:
         """The stub gave these chunks of its own back."""
@@ -188,6 +189,11 @@ class Channel(asyncio.Protocol):
         It hears of that when it reads nothing there any more: a message that refers to one may still wait in the stub,
         and a chunk that is forgotten does not come over the lane again.
         """
+        self._forget(chunk_ids)
+        for branch in self.branches:
+            branch.forget(chunk_ids)
+
+    def _forget(self, chunk_ids: list[int]) -> None:
         known = self._known_chunks.intersection(chunk_ids)
         self._doomed = (self._doomed | known).intersection(chunk_id for chunk_id, _ in self._held)
         forgotten = known - self._doomed
@@ -197,7 +203,8 @@ class Channel(asyncio.Protocol):
 
     @property
     def held_blocks(self) -> int:
-        return sum(map(len, self._held.values()))
+        """How many blocks of others this stub may read, with the processes that its model forked."""
+        return sum(map(len, self._held.values())) + sum(branch.held_blocks for branch in self.branches)
 
     def _slice(self, reference: list[int]) -> Slice:
         chunk_id, start, length, offset, nbytes = reference

@@ -23,15 +23,14 @@ from atoll_ipc.wire import Kind
 
 from atoll.errors import Code, ServerError
 from atoll.inference import Request
-from atoll.instances.calls import CallOwner, Calls
+from atoll.instances.calls import Answer, CallOwner, Calls
 from atoll.instances.channel import Channel
 from atoll.instances.exchange import Exchange, RequestOwner
+from atoll.instances.side_door import SideDoor
 from atoll.instances.stub_process import StubProcess
 from atoll.instances.warm_parent import WarmParent
 
 __all__ = ["Answer", "Instance", "InstanceSettings", "Owner", "State"]
-
-Answer = Callable[[Any, str | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -73,15 +72,7 @@ class Owner(RequestOwner, CallOwner, Protocol):
 
     def instance_died(self, instance: Instance, unstarted: list[Request], reason: str) -> None: ...
 
-    def chunks_gone(self, chunk_ids: list[int]) -> None: ...
-
     def output(self, instance: Instance, stream: str, line: str) -> None: ...
-
-    def log(self, instance: Instance, level: int, origin: str, text: str) -> None:
-        """The model logs a line."""
-
-    def ask(self, instance: Instance, topic: str, arguments: list[Any], answer: Answer) -> None:
-        """The model uses a metric or controls a model; ``answer`` gets a value, or an error's text."""
 
 
 class Instance:
@@ -129,6 +120,7 @@ class Instance:
             on_message=self._on_message,
             on_closed=self._on_closed,
             on_line=partial(self._owner.output, self),
+            side_door=SideDoor(partial(Calls, self, self._owner), self._take_chunk_ids),
         )
         self._exchange.attach(self._process.channel)
         load = {
@@ -291,20 +283,9 @@ class Instance:
         channel = self._process.channel
         if kind == Kind.RESPONSE:
             self._exchange.on_response(message)
-        elif kind == Kind.INFER:
-            self._calls.on_infer(message, channel)
         elif kind == Kind.FAILED:
             self._deaths_in_a_row = 0
             self._exchange.on_failed(message)
-        elif kind == Kind.RELEASE:
-            channel.release(message[1])
-        elif kind == Kind.CANCEL_CALL:
-            self._calls.on_cancel(message)
-        elif kind == Kind.LOG:
-            self._owner.log(self, *message[1:])
-        elif kind == Kind.ASK:
-            _, call_id, topic, arguments = message
-            self._owner.ask(self, topic, arguments, partial(self._answer, channel, call_id))
         elif kind == Kind.LOADED:
             if self._loaded is not None and not self._loaded.done():
                 self.has_check = message[2].get("is_ready", False)
@@ -316,12 +297,7 @@ class Instance:
             channel.gone(message[1])
             self._owner.chunks_gone(message[1])
         else:
-            raise ValueError(f"unknown kind of message: {kind}")
-
-    @staticmethod
-    def _answer(channel: Channel, call_id: int, value: Any, error: str | None) -> None:
-        if call_id:
-            channel.send([Kind.ANSWER, call_id, value, error])
+            self._calls.on_message(message, channel)
 
 
 def _not_ready(name: str, outcome: bool | str) -> str | None:

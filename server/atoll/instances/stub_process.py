@@ -16,6 +16,7 @@ from atoll_ipc.memory import ArenaSettings
 from atoll.errors import Code, ServerError
 from atoll.instances.channel import Channel
 from atoll.instances.output import OutputReader
+from atoll.instances.side_door import SideDoor
 from atoll.instances.warm_parent import Fork, WarmParent
 
 __all__ = ["StubProcess"]
@@ -29,10 +30,13 @@ _LAST_WORDS_WAIT_S = 0.1
 class StubProcess:
     """A forked stub and this end of everything it is connected by. Made by :meth:`spawn`."""
 
-    def __init__(self, fork: Fork, channel: Channel, outputs: dict[str, OutputReader]) -> None:
+    def __init__(
+        self, fork: Fork, channel: Channel, outputs: dict[str, OutputReader], side_door: SideDoor | None
+    ) -> None:
         self.fork = fork
         self.channel = channel
         self._outputs = outputs
+        self._side_door = side_door
         fork.exited.add_done_callback(self._on_exited)
 
     @classmethod
@@ -48,13 +52,19 @@ class StubProcess:
         on_message: Callable[[list[Any]], None],
         on_closed: Callable[[], None],
         on_line: Callable[[str, str], None],
+        side_door: SideDoor | None = None,
     ) -> StubProcess:
-        """Fork a stub. ``on_line`` gets the stream's name and each line of it. Raises ServerError."""
+        """Fork a stub. ``on_line`` gets the stream's name and each line of it. Raises ServerError.
+
+        Without a ``side_door``, processes that the model forks cannot call other models.
+        """
         loop = asyncio.get_running_loop()
         channel_ours, channel_theirs = socket.socketpair()
         lane_ours, lane_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pipes = {"stdout": os.pipe(), "stderr": os.pipe()}
         theirs = [channel_theirs.fileno(), lane_theirs.fileno(), *(write for _, write in pipes.values())]
+        if side_door is not None:
+            theirs.append(side_door.theirs.fileno())
         try:
             fork = await asyncio.wait_for(warm_parent.fork(title, first_chunk_id, arena, theirs), timeout_s)
         except (OSError, asyncio.TimeoutError) as error:
@@ -62,6 +72,8 @@ class StubProcess:
                 ours.close()
             for read, _ in pipes.values():
                 os.close(read)
+            if side_door is not None:
+                side_door.close()
             reason = str(error) or f"it was not there after {timeout_s:g} s (stub-timeout-seconds)"
             raise ServerError(Code.INTERNAL, f"Stub process '{name}' could not be started: {reason}") from error
         finally:
@@ -76,7 +88,9 @@ class StubProcess:
             await loop.connect_read_pipe(partial(_same, reader), pipe)
         channel = Channel(lane_ours, on_message, on_closed)
         await loop.create_unix_connection(partial(_same, channel), sock=channel_ours)
-        return cls(fork, channel, outputs)
+        if side_door is not None:
+            side_door.open(channel)
+        return cls(fork, channel, outputs, side_door)
 
     def kill(self) -> None:
         if not self.fork.exited.done():
@@ -86,6 +100,8 @@ class StubProcess:
     async def cause_of_death(self) -> str:
         """After the channel's end: make sure that the process is gone, and tell what ended it."""
         self.kill()  # a process that closed its channel serves nobody
+        if self._side_door is not None:
+            self._side_door.close()
         await asyncio.wait([self.fork.exited], timeout=_EXIT_STATUS_WAIT_S)
         # Children of the model may keep its output open.
         await asyncio.wait([reader.closed for reader in self._outputs.values()], timeout=_LAST_WORDS_WAIT_S)

@@ -64,6 +64,19 @@ class Dispatcher:
         if self._waiting:
             self._pump(time.monotonic_ns())
 
+    def again(self, instance: Instance, requests: list[Request]) -> None:
+        """Requests that an instance has executed and wants to see once more; only it knows how far they are.
+
+        They take turns with what is queued: for each round one batch from the queue joins the instance's work.
+        """
+        now = time.monotonic_ns()
+        batch = self.queue.next_batch(now)
+        if batch is not None:
+            instance.execute(batch, now)
+        for request in requests:
+            request.queued_ns = now
+        instance.execute(requests, now)
+
     def _pump(self, now: int) -> None:
         """Hand out what may run now."""
         queue = self.queue

@@ -1,0 +1,413 @@
+"""Every way in which an execution may answer a request: returned, sent, rescheduled, given up, failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from atoll_ipc.memory import OutOfSharedMemory
+from atoll_ipc.wire import Kind
+from stub_twin import LARGE, LoadedModel, SupervisorTwin, described, execute, numbers, request
+
+pytestmark = pytest.mark.usefixtures("fresh_imports")
+
+HEAD = """
+import asyncio
+import threading
+import triton_python_backend_utils as pb_utils
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+RESCHEDULE = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
+
+def answer(request):
+    return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", request.inputs()[0].as_numpy())])
+
+def number(value):
+    return pb_utils.InferenceResponse([], parameters={"n": value})
+
+def refusal(call, *arguments):
+    try:
+        call(*arguments)
+    except pb_utils.TritonModelException as error:
+        return pb_utils.InferenceResponse([], parameters={"refused": str(error)})
+
+class TritonPythonModel:
+    kept = None
+
+    %s execute(self, requests):
+"""
+
+
+def executes(body: str, async_: bool = False) -> str:
+    """A model whose ``execute`` has this body."""
+    return HEAD % ("async def" if async_ else "def") + "".join(f"        {line}\n" for line in body.splitlines())
+
+
+def text(message: list[Any]) -> str:
+    """The error of a RESPONSE that is final."""
+    kind, _, _, (tensors, error, _), final, _ = message
+    assert (kind, tensors, final) == (Kind.RESPONSE, [], True)
+    assert error[0] == 1
+    return str(error[1])
+
+
+def answered(value: float) -> list[Any]:
+    return [[numbers(value, name="OUT")], None, None]
+
+
+def numbered(value: Any) -> list[Any]:
+    return [[], None, {"n": value}]
+
+
+def refused(message: list[Any]) -> str:
+    return str(message[3][2]["refused"])
+
+
+# -- one answer for each request
+
+
+@pytest.mark.spec("python_backend:C44")
+@pytest.mark.parametrize("body", ["pass", "return [None, None]"])
+def test_a_request_that_nobody_can_answer_any_more_is_failed(
+    model: LoadedModel, twin: SupervisorTwin, body: str
+) -> None:
+    model.load(executes(body))
+    twin.send(execute(1, request(numbers(1)), request(numbers(2))))
+    given_up = [twin.receive(Kind.RESPONSE) for _ in range(2)]
+    assert sorted(message[1:3] for message in given_up) == [[1, 0], [1, 1]]
+    for message in given_up:
+        assert text(message).startswith("Failed to process the request(s) for model 'm_0_0', message: The model neither")
+    _, _, results, _, _, rescheduled = twin.receive(Kind.RESULT)
+    assert (results, rescheduled) == ([None, None], [])
+
+
+@pytest.mark.spec("python_backend:C43")
+def test_a_response_may_be_sent_and_nothing_returned(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(executes("requests[0].get_response_sender().send(answer(requests[0]), FINAL)"))
+    twin.send(execute(1, request(numbers(1))))
+    assert twin.receive(Kind.RESPONSE) == [Kind.RESPONSE, 1, 0, answered(1), True, []]
+    assert twin.receive(Kind.RESULT)[2] == [None]
+
+
+def test_requests_of_a_batch_are_answered_each_in_its_own_way(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "requests[1].get_response_sender().send(answer(requests[1]), FINAL)\n"
+            "self.kept = requests[2].get_response_sender()\n"
+            "later = lambda sender, response: threading.Thread(target=sender.send, args=(response, FINAL)).start()\n"
+            "later(self.kept, answer(requests[2]))\n"
+            "return [answer(requests[0]), None, None]"
+        )
+    )
+    twin.send(execute(1, *(request(numbers(value)) for value in range(3))))
+    messages = [twin.receive_any() for _ in range(3)]
+    sent = {message[2]: message for message in messages if message[0] == Kind.RESPONSE}
+    (result,) = (message for message in messages if message[0] == Kind.RESULT)
+    assert sent == {index: [Kind.RESPONSE, 1, index, answered(index), True, []] for index in (1, 2)}
+    assert result[2] == [answered(0), None, None]
+
+
+def test_a_sender_may_be_used_after_execute_returned(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "kept, self.kept = self.kept, requests[0].get_response_sender()\n"
+            "if kept is not None:\n"
+            "    kept.send(number(1), FINAL)"
+        )
+    )
+    twin.send(execute(1, request()), execute(2, request()))
+    assert twin.receive(Kind.RESULT)[1:3] == [1, [None]]
+    assert twin.receive(Kind.RESPONSE)[1:5] == [1, 0, numbered(1), True]
+    assert twin.receive(Kind.RESULT)[1:3] == [2, [None]]
+
+
+def test_a_response_returned_beside_an_unused_sender_counts_and_closes_it(
+    model: LoadedModel, twin: SupervisorTwin
+) -> None:
+    model.load(
+        executes(
+            "if self.kept is not None:\n"
+            "    return [refusal(self.kept.send, number(2), FINAL)]\n"
+            "self.kept = requests[0].get_response_sender()\n"
+            "return [number(1)]"
+        )
+    )
+    assert model.run(request()) == [numbered(1)]
+    assert model.run(request()) == [[[], None, {"refused": "Unable to send response. Response sender has been closed."}]]
+
+
+def test_of_a_sent_and_a_returned_response_the_first_counts(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(executes("requests[0].get_response_sender().send(number(1))\nreturn [number(2)]"))
+    twin.send(execute(1, request()))
+    assert twin.receive(Kind.RESPONSE)[3:5] == [numbered(1), False]
+    assert twin.receive(Kind.RESPONSE)[3:5] == [None, True]
+    assert twin.receive(Kind.RESULT)[2] == [None]
+
+
+def test_a_final_flag_that_was_never_sent_is_no_failure_of_an_answered_request(
+    model: LoadedModel, twin: SupervisorTwin
+) -> None:
+    model.load(executes("requests[0].get_response_sender().send(number(1))"))
+    twin.send(execute(1, request()))
+    assert twin.receive(Kind.RESPONSE)[3:5] == [numbered(1), False]
+    assert twin.receive(Kind.RESPONSE)[3:5] == [None, True]
+    assert twin.receive(Kind.RESULT)[2] == [None]
+
+
+@pytest.mark.spec("python_backend:C82")
+def test_after_a_failed_execution_its_senders_are_closed(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "if self.kept is None:\n"
+            "    self.kept = requests[0].get_response_sender()\n"
+            "    raise ValueError('no')\n"
+            "return [refusal(self.kept.send, number(2), FINAL)]"
+        )
+    )
+    assert model.fail(request()).startswith("ValueError: no\n")
+    assert model.run(request()) == [[[], None, {"refused": "Unable to send response. Response sender has been closed."}]]
+
+
+@pytest.mark.spec("python_backend:C56")
+def test_outputs_that_nobody_asked_for_are_not_sent_either(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(executes("requests[0].get_response_sender().send(answer(requests[0]), FINAL)"), outputs=("OUT", "B"))
+    twin.send(execute(1, request(numbers(1), outputs=["B"])))
+    assert twin.receive(Kind.RESPONSE)[3] == [[], None, None]
+
+
+def test_a_response_that_finds_no_room_is_refused_to_its_sender(
+    model: LoadedModel, twin: SupervisorTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(nbytes: int) -> Any:
+        raise OutOfSharedMemory("Failed to increase the shared memory pool size")
+
+    monkeypatch.setattr(twin.store.arena, "allocate", full)
+    model.load(
+        executes(
+            "sender, array = requests[0].get_response_sender(), requests[0].inputs()[0].as_numpy().repeat(9000)\n"
+            "response = pb_utils.InferenceResponse([pb_utils.Tensor('OUT', array)])\n"
+            "sender.send(refusal(sender.send, response), FINAL)"
+        ),
+        decoupled=True,
+    )
+    twin.send(execute(1, request(numbers(1))))
+    message = twin.receive(Kind.RESPONSE)
+    assert refused(message) == "Failed to increase the shared memory pool size"
+    assert message[4]
+
+
+def test_a_sent_response_tells_of_the_inputs_that_were_dropped_for_it(
+    model: LoadedModel, twin: SupervisorTwin
+) -> None:
+    model.load(
+        executes(
+            "sender = requests[0].get_response_sender()\n"
+            "del requests[0]\n"
+            "sender.send(number(1), FINAL)\n"
+            "self.kept = 1"
+        ),
+        decoupled=True,
+    )
+    block, reference = twin.place(LARGE.tobytes())
+    twin.send(execute(1, request(described("IN", reference))))
+    released = [*twin.receive(Kind.RESPONSE)[5], *twin.receive(Kind.RESULT)[3]]
+    assert released == [list(block.key)]
+
+
+# -- rescheduling
+
+
+def test_a_request_that_is_to_come_again_is_named_in_the_result(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(executes("requests[1].set_release_flags(RESCHEDULE)\nreturn [number(1), None]"))
+    twin.send(execute(1, request(), request()))
+    _, _, results, _, _, rescheduled = twin.receive(Kind.RESULT)
+    assert (results, rescheduled) == ([numbered(1), None], [1])
+
+
+@pytest.mark.spec("python_backend:C91")
+def test_the_last_release_flag_counts(model: LoadedModel) -> None:
+    model.load(
+        executes(
+            "requests[0].set_release_flags(RESCHEDULE)\n"
+            "requests[0].set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_ALL)\n"
+            "return [number(1)]"
+        )
+    )
+    assert model.run(request()) == [numbered(1)]
+
+
+@pytest.mark.spec("python_backend:C48")
+def test_a_rescheduled_request_has_no_response_yet(model: LoadedModel) -> None:
+    model.load(executes("requests[0].set_release_flags(RESCHEDULE)\nreturn [number(1)]"))
+    assert model.fail(request()) == (
+        "Expected a None object in the execute function return list for reschduled request, found type "
+        "'<class 'triton_python_backend_utils._response.InferenceResponse'>'."
+    )
+
+
+def test_a_decoupled_model_may_send_before_it_sees_the_request_again(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes("requests[0].get_response_sender().send(number(1))\nrequests[0].set_release_flags(RESCHEDULE)"),
+        decoupled=True,
+    )
+    twin.send(execute(1, request()))
+    assert twin.receive(Kind.RESPONSE)[3:5] == [numbered(1), False]
+    assert twin.receive(Kind.RESULT)[5] == [0]
+
+
+# -- decoupled models
+
+
+def test_a_decoupled_model_sends_as_often_as_it_likes(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "sender = requests[0].get_response_sender()\n"
+            "for value in range(3):\n"
+            "    sender.send(number(value))\n"
+            "sender.send(flags=FINAL)\n"
+            "self.kept = refusal(sender.send, number(9))\n"
+            "requests[1].get_response_sender().send(self.kept, FINAL)"
+        ),
+        decoupled=True,
+    )
+    twin.send(execute(1, request(), request()))
+    sent = [twin.receive(Kind.RESPONSE) for _ in range(5)]
+    assert [message[2:5] for message in sent[:4]] == [
+        *([0, numbered(value), False] for value in range(3)),
+        [0, None, True],
+    ]
+    assert refused(sent[4]) == "Unable to send response. Response sender has been closed."
+    assert twin.receive(Kind.RESULT)[2] == [None, None]
+
+
+@pytest.mark.spec("python_backend:C75")
+def test_a_stream_whose_sender_is_gone_ends_with_an_error(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(executes("requests[0].get_response_sender().send(number(1))"), decoupled=True)
+    twin.send(execute(1, request()))
+    assert twin.receive(Kind.RESPONSE)[3:5] == [numbered(1), False]
+    assert "the request and its response sender are gone" in text(twin.receive(Kind.RESPONSE))
+    twin.receive(Kind.RESULT)
+
+
+@pytest.mark.spec("python_backend:C49")
+def test_a_decoupled_model_may_not_return(model: LoadedModel) -> None:
+    model.load(executes("return []"), decoupled=True)
+    assert model.fail(request()) == (
+        "Python model 'm_0_0' is using the decoupled mode and the execute function must return None."
+    )
+
+
+# -- coroutines
+
+
+@pytest.mark.spec("python_backend:C66")
+def test_a_coroutine_is_awaited(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "await asyncio.sleep(0)\n"
+            "if requests[0].request_id():\n"
+            "    raise ValueError(requests[0].request_id())\n"
+            "return [number(1)]",
+            async_=True,
+        )
+    )
+    assert model.run(request()) == [numbered(1)]
+    path = model.folder / "m" / "1" / "model.py"
+    assert model.fail(request(id="no")) == f"ValueError: no\n\nAt:\n  {path}(27): execute\n"
+    model.finalize()
+
+
+@pytest.mark.spec("python_backend:C67")
+def test_a_task_goes_on_after_execute_returned(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "if self.kept is None:\n"
+            "    self.kept = asyncio.Event()\n"
+            "    sender = requests[0].get_response_sender()\n"
+            "    async def later():\n"
+            "        await self.kept.wait()\n"
+            "        sender.send(number(1), FINAL)\n"
+            "    self.task = asyncio.ensure_future(later())\n"
+            "    return None\n"
+            "self.kept.set()\n"
+            "return [number(2)]",
+            async_=True,
+        )
+    )
+    twin.send(execute(1, request()))
+    assert twin.receive(Kind.RESULT)[2] == [None]
+    twin.send(execute(2, request()))
+    messages = {message[0]: message for message in (twin.receive_any() for _ in range(2))}
+    assert messages[Kind.RESPONSE][1:5] == [1, 0, numbered(1), True]
+    assert messages[Kind.RESULT][1:3] == [2, [numbered(2)]]
+    model.finalize()
+
+
+@pytest.mark.spec("python_backend:C68")
+def test_coroutines_of_a_decoupled_model_run_beside_each_other(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "if self.kept is None:\n"
+            "    self.kept = asyncio.Event()\n"
+            "    await self.kept.wait()\n"
+            "else:\n"
+            "    self.kept.set()\n"
+            "requests[0].get_response_sender().send(number(1), FINAL)",
+            async_=True,
+        ),
+        decoupled=True,
+    )
+    twin.send(execute(1, request()))
+    assert twin.receive(Kind.RESULT)[1:3] == [1, [None]]
+    twin.send(execute(2, request()))
+    messages = [twin.receive_any() for _ in range(3)]
+    assert sorted(message[1] for message in messages if message[0] == Kind.RESPONSE) == [1, 2]
+    model.finalize()
+
+
+@pytest.mark.spec("python_backend:C69")
+@pytest.mark.spec("python_backend:C70")
+def test_an_exception_of_a_decoupled_coroutine_is_logged_and_ends_the_stream(
+    model: LoadedModel, twin: SupervisorTwin
+) -> None:
+    model.load(executes("raise ValueError('wait_secs cannot be negative')", async_=True), decoupled=True)
+    twin.send(execute(1, request()))
+    messages = {message[0]: message for message in (twin.receive_any() for _ in range(3))}
+    _, level, origin, traceback = messages[Kind.LOG]
+    assert (level, origin) == (2, "m_0_0")
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert traceback.endswith("ValueError: wait_secs cannot be negative\n")
+    assert text(messages[Kind.RESPONSE])
+    model.finalize()
+
+
+# -- cancellation
+
+
+@pytest.mark.spec("python_backend:C92")
+def test_a_request_knows_when_its_client_has_given_up(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(
+        executes(
+            "if self.kept is None:\n"
+            "    self.kept = requests[0].get_response_sender()\n"
+            "    self.kept.send(number(requests[0].is_cancelled()))\n"
+            "    return\n"
+            "was = self.kept.is_cancelled(), self.kept.is_cancelled(), requests[0].is_cancelled()\n"
+            "self.kept.send(number(str(was)), FINAL)\n"
+            "requests[0].get_response_sender().send(flags=FINAL)"
+        ),
+        decoupled=True,
+    )
+    twin.send(execute(1, request()))
+    assert twin.receive(Kind.RESPONSE)[3] == numbered(False)
+    twin.receive(Kind.RESULT)
+    twin.send([Kind.CANCEL, 1, 0], execute(2, request()))
+    assert twin.receive(Kind.RESPONSE)[3] == numbered("(True, True, False)")
+
+
+def test_a_cancellation_of_what_is_answered_leaves_nothing_behind(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(executes("return [number(request.is_cancelled()) for request in requests]"))
+    assert model.run(request()) == [numbered(False)]
+    twin.send([Kind.CANCEL, 1, 0], [Kind.CANCEL, 2, 1])
+    assert model.run(request(), request()) == [numbered(False), numbered(True)]
+    assert model.run(request(), request()) == [numbered(False), numbered(False)]
