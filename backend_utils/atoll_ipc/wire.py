@@ -24,7 +24,16 @@ from typing import Any, List, Tuple
 
 import msgpack
 
-__all__ = ["FrameReader", "INLINE_NBYTES", "Kind", "MAX_FRAME_NBYTES", "pack", "receive_chunk", "send_chunk"]
+__all__ = [
+    "FrameReader",
+    "INLINE_NBYTES",
+    "Kind",
+    "MAX_FRAME_NBYTES",
+    "pack",
+    "receive_chunk",
+    "referred_nbytes",
+    "send_chunk",
+]
 
 INLINE_NBYTES = 8192
 MAX_FRAME_NBYTES = 1 << 30
@@ -61,6 +70,7 @@ class Kind:
     CANCEL = 8  # execution id, index: the client of this request has given up
     ANSWER = 9  # call id, value, error text or None: the answer to ASK
     CHECK = 10  # check id: call is_ready(); answered by CHECKED
+    TAKEN = 11  # bytes, [freed block]: so much of what RESPONSE messages refer to was taken in since the last TAKEN
 
     # stub to supervisor
     LOADED = 32  # error text or None, {what the supervisor should know of the model}
@@ -80,6 +90,11 @@ class Kind:
 # A request in INFER: the same, then model name, model version, decoupled.
 # A response: [[tensor], None or [code, message], parameters or None]. In RESULT and RESPONSE, None stands for one that
 # was not given: the request is answered by RESPONSE messages, before or after RESULT.
+
+
+def referred_nbytes(tensors: List[List[Any]]) -> int:
+    """How many bytes of shared memory the tensors of a message refer to."""
+    return sum(data[4] for _, _, _, data in tensors if type(data) is not bytes)
 
 
 def pack(message: List[Any]) -> bytes:

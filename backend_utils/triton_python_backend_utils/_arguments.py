@@ -4,7 +4,7 @@ from typing import Any, List, Sequence, cast
 
 import numpy as np
 
-__all__ = ["integer", "sequence", "text"]
+__all__ = ["integer", "number", "sequence", "text"]
 
 
 def text(value: Any, name: str) -> str:
@@ -24,6 +24,13 @@ def integer(value: Any, name: str, low: int, high: int) -> int:
     if not low <= number <= high:
         raise TypeError(f"{name} must be from {low} to {high}, not {number}")
     return cast(int, number)
+
+
+def number(value: Any, name: str) -> float:
+    """A ``float``, ``int``, ``bool`` or numpy number."""
+    if isinstance(value, (str, bytes, bytearray)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    return float(value)
 
 
 def sequence(value: Any, name: str) -> List[Any]:

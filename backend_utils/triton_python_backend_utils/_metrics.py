@@ -3,7 +3,7 @@
 import enum
 from typing import Any, Dict, List, Optional
 
-from triton_python_backend_utils._arguments import text
+from triton_python_backend_utils._arguments import number, text
 from triton_python_backend_utils._errors import TritonModelException
 from triton_python_backend_utils._host import get_host
 
@@ -58,7 +58,7 @@ class MetricFamily:
         elif buckets is not None:
             raise TritonModelException("Failed to create metric. Unexpected buckets found.")
         pairs = [[_label(key), _label(value)] for key, value in (labels or {}).items()]
-        bounds = None if buckets is None else [float(bound) for bound in buckets]
+        bounds = None if buckets is None else [number(bound, "buckets") for bound in buckets]
         return Metric(self._alive, _ask("Error when creating Metric: ", "create_metric", self._id, pairs, bounds))
 
     def __del__(self) -> None:
@@ -76,15 +76,15 @@ class Metric:
 
     def increment(self, value: float) -> None:
         """Add to a counter (not less than 0) or to a gauge."""
-        self._call("Failed to increment metric value: ", "increment", float(value))
+        self._call("Failed to increment metric value: ", "increment", number(value, "value"))
 
     def set(self, value: float) -> None:
         """Set a gauge."""
-        self._call("Failed to set metric value: ", "set", float(value))
+        self._call("Failed to set metric value: ", "set", number(value, "value"))
 
     def observe(self, value: float) -> None:
         """Record a value in a histogram."""
-        self._call("Failed to observe metric value: ", "observe", float(value))
+        self._call("Failed to observe metric value: ", "observe", number(value, "value"))
 
     def value(self) -> float:
         """The value of a counter or gauge."""

@@ -12,6 +12,9 @@ from triton_python_backend_utils._response import InferenceResponse
 
 __all__ = ["Model", "WrongReturn", "check_returned"]
 
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""Where pb_utils lies."""
+
 
 class WrongReturn(TritonModelException):
     """``execute`` broke its contract; the text is the whole message, without frames."""
@@ -27,9 +30,19 @@ class Model:
         if not path.endswith(".py"):
             raise TritonModelException(f"Model name must end with '.py'. Model name is \"{os.path.basename(path)}\".")
         self.path = path
-        sys.path += [version_dir, model_dir, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
-        self.module = _import_file(path, version_dir, version)
+        sys.path += [version_dir, model_dir, _OURS]
+        self.module = _import_submodule(path, version_dir, version)
         self.instance: Any = None
+
+    @classmethod
+    def of_backend(cls, path: str) -> "Model":
+        """What a Python-based backend makes of any of its models: its own file, which finds the model's by itself."""
+        model = cls.__new__(cls)
+        model.path = path
+        sys.path += [os.path.dirname(path), _OURS]
+        model.module = _import_file(path, os.path.splitext(os.path.basename(path))[0])
+        model.instance = None
+        return model
 
     def instantiate(self) -> None:
         self.instance = self.module.TritonPythonModel()
@@ -86,15 +99,19 @@ def check_returned(
     return returned
 
 
-def _import_file(path: str, version_dir: str, version: str) -> types.ModuleType:
+def _import_submodule(path: str, version_dir: str, version: str) -> types.ModuleType:
     """Import as ``<version>.<stem>``, so that ``import sibling`` and ``from . import sibling`` both work.
 
-    By file location: a folder called like the version in the working directory must not take its place.
+    A folder called like the version in the working directory must not take its place.
     """
     package = types.ModuleType(version)
     package.__path__ = [version_dir]
     sys.modules[version] = package
-    name = f"{version}.{os.path.splitext(os.path.basename(path))[0]}"
+    return _import_file(path, f"{version}.{os.path.splitext(os.path.basename(path))[0]}")
+
+
+def _import_file(path: str, name: str) -> types.ModuleType:
+    """Import by file location, not by searching."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

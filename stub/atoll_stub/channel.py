@@ -10,14 +10,14 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Tuple
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from atoll_ipc.wire import FrameReader, Kind, pack
 from triton_python_backend_utils import TritonModelException
 
 from atoll_stub.memory import Store
 
-__all__ = ["Call", "Channel"]
+__all__ = ["Call", "Channel", "Flow"]
 
 _READ_NBYTES = 65536  # below malloc's mmap threshold: a larger buffer costs two system calls and its page faults
 
@@ -27,7 +27,25 @@ _READ_NBYTES = 65536  # below malloc's mmap threshold: a larger buffer costs two
 _POLL_NS = 200_000 if len(os.sched_getaffinity(0)) > 1 else 0
 _QUICK_NS = 2 * _POLL_NS
 
+_MOST_AHEAD_NBYTES = 64 << 20
+
 Message = List[Any]
+
+
+class Flow:
+    """How far the responses that were sent are ahead of those taken in: true while there is room for more.
+
+    Counted are the bytes of shared memory that they refer to; the others are held back by the socket's own buffer.
+    """
+
+    __slots__ = ("sent_nbytes", "taken_nbytes")
+
+    def __init__(self) -> None:
+        self.sent_nbytes = 0
+        self.taken_nbytes = 0
+
+    def __bool__(self) -> bool:
+        return self.sent_nbytes - self.taken_nbytes <= _MOST_AHEAD_NBYTES
 
 
 class Channel:
@@ -47,6 +65,7 @@ class Channel:
         self._commands: Deque[Message] = collections.deque()
         self._checks: Deque[Message] = collections.deque()
         self._calls: Dict[int, Deque[Message]] = {}
+        self.flow = Flow()
         self._posted: Deque[Message] = collections.deque()
         self._packing = False
         self.on_cancel: Callable[[Tuple[int, int]], Any] = lambda key: None
@@ -94,6 +113,12 @@ class Channel:
         except OSError:
             pass  # the supervisor is gone, which whoever reads will see
 
+    def decline(self, response: Optional[List[Any]]) -> None:
+        """Nobody wants a call's response any more. Its blocks must not wait for a message that may be far away."""
+        if response is not None and response[0]:
+            self.store.decline(response[0])
+            self._tell_released()
+
     def next_command(self) -> Message:
         """The next LOAD, EXECUTE or FINALIZE. Raises EOFError when the supervisor is gone."""
         if not self._commands and self.store.has_released:
@@ -134,23 +159,32 @@ class Channel:
                     self._sort(message)
                 self._turn.notify_all()
 
+    def wait_for_room(self) -> None:
+        """Wait until the supervisor has taken in enough of what was sent."""
+        with self._turn:
+            self._take_turns(self.flow)
+
     def _wait(self, mine: Deque[Message]) -> Message:
         with self._turn:
-            while not mine:
-                if self._reading:
-                    self._turn.wait()
-                    continue
-                self._reading = True
-                self._turn.release()
-                try:
-                    messages = self._read(mine)
-                finally:
-                    self._turn.acquire()
-                    self._reading = False
-                    self._turn.notify_all()
-                for message in messages:
-                    self._sort(message)
+            self._take_turns(mine)
             return mine.popleft()
+
+    def _take_turns(self, mine: object) -> None:
+        """Read, or wait for who does, until there is what was waited for."""
+        while not mine:
+            if self._reading:
+                self._turn.wait()
+                continue
+            self._reading = True
+            self._turn.release()
+            try:
+                messages = self._read(mine)
+            finally:
+                self._turn.acquire()
+                self._reading = False
+                self._turn.notify_all()
+            for message in messages:
+                self._sort(message)
 
     def _receive(self, polling: bool) -> bytes:
         """Wait for bytes; with ``polling``, at first without sleeping (see ``_POLL_NS``)."""
@@ -169,7 +203,7 @@ class Channel:
         self._last_wait_ns = time.monotonic_ns() - began
         return data
 
-    def _read(self, mine: Deque[Message]) -> List[Message]:
+    def _read(self, mine: object) -> List[Message]:
         while True:
             data = self._receive(self._alone and mine is self._commands)
             if not data:
@@ -191,7 +225,7 @@ class Channel:
             if answers is not None:
                 answers.append(message)
             else:
-                self.store.decline(message[2][0])  # nobody wants it any more
+                self.decline(message[2])
         elif kind == Kind.ANSWER:
             answers = self._calls.get(message[1])
             if answers is not None:
@@ -200,6 +234,9 @@ class Channel:
             self.on_cancel((message[1], message[2]))
         elif kind == Kind.CHECK:
             self._checks.append(message)
+        elif kind == Kind.TAKEN:
+            self.flow.taken_nbytes += message[1]
+            self.store.returned(message[2])
         elif kind == Kind.FREE:
             self.store.returned(message[1])
         elif kind == Kind.FORGET:
@@ -235,4 +272,4 @@ class Call:
         while self.answers:
             message = self.answers.popleft()
             if message[0] == Kind.REPLY:
-                self._channel.store.decline(message[2][0])
+                self._channel.decline(message[2])

@@ -8,7 +8,7 @@ import weakref
 from typing import Any, List, Optional, Set, Tuple
 
 from atoll_ipc.memory import OutOfSharedMemory
-from atoll_ipc.wire import Kind
+from atoll_ipc.wire import Kind, referred_nbytes
 from triton_python_backend_utils import InferenceRequest, InferenceResponse, TritonError, TritonModelException
 from triton_python_backend_utils._model import Model, WrongReturn, check_returned
 from triton_python_backend_utils._request import RELEASE_RESCHEDULE
@@ -138,15 +138,19 @@ class Executor:
         reply.closed = reply.key[0] <= self._ended
 
     def respond(self, reply: Reply, response: Optional[InferenceResponse], final: bool) -> None:
-        self._channel.poll()  # what was read of a long stream comes back, though nobody waits for a message
+        channel = self._channel
+        if not channel.flow:
+            channel.wait_for_room()
         try:
-            with self._channel.sending:
+            with channel.sending:
                 result = None if response is None else describe_response(self._store, response, reply.requested)
-                self._channel.send([Kind.RESPONSE, *reply.key, result, final, self._store.take_released()])
+                if result is not None:
+                    channel.flow.sent_nbytes += referred_nbytes(result[0])
+                channel.send([Kind.RESPONSE, *reply.key, result, final, self._store.take_released()])
         except OutOfSharedMemory as error:
             if final or not self.decoupled:  # there will be no other response
                 reply.closed = True
-                self._channel.send([Kind.RESPONSE, *reply.key, _failure(str(error)), True, []])
+                channel.send([Kind.RESPONSE, *reply.key, _failure(str(error)), True, []])
             raise TritonModelException(str(error)) from None
 
     def abandon(self, reply: Reply) -> None:

@@ -60,13 +60,17 @@ class Instance:
     def _load(self, settings: Dict[str, Any]) -> Tuple[Optional[str], Dict[str, Any]]:
         """Load as told: an error's text or None, and what the supervisor should know."""
         self.model_dir = settings["version_dir"]
-        path = os.path.join(self.model_dir, settings["filename"])
+        backend_file = settings.get("backend_file")
+        path = backend_file or os.path.join(self.model_dir, settings["filename"])
         if not os.path.isfile(path):
             return f"Failed to preinitialize Python stub: Python model file not found in '{path}'", {}
         set_host(self)
         try:
             args = settings["args"]
-            model = Model(path, self.model_dir, args["model_repository"], args["model_version"])
+            if backend_file:
+                model = Model.of_backend(path)
+            else:
+                model = Model(path, self.model_dir, args["model_repository"], args["model_version"])
             if settings["auto_complete"]:
                 return None, {"config": _auto_complete(model, args)}
             self._model = model

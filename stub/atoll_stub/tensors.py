@@ -1,6 +1,6 @@
 """Tensors and responses between ``pb_utils`` objects and messages."""
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from triton_python_backend_utils import InferenceResponse, Tensor, TritonError
 from triton_python_backend_utils._errors import ErrorCode
@@ -42,8 +42,12 @@ def describe_response(store: Store, response: InferenceResponse, requested: Any)
     return [describe(store, response._output_tensors), None, response._parameters]
 
 
-def open_response(store: Store, wire_response: List[Any]) -> InferenceResponse:
-    """A response that another model gave."""
+def open_response(store: Store, wire_response: Optional[List[Any]]) -> InferenceResponse:
+    """A response that another model gave; None is a final flag that came alone."""
+    if wire_response is None:
+        empty = InferenceResponse([])
+        empty._parameters = ""  # as in the original
+        return empty
     outputs, error, parameters = wire_response
     if error is not None:
         code, text = error

@@ -204,9 +204,7 @@ def test_a_post_is_sent_at_once_when_nobody_sends(twin: SupervisorTwin) -> None:
     assert twin.receive(Kind.GONE) == [Kind.GONE, [1]]
 
 
-def test_a_post_from_the_midst_of_a_message_follows_it(
-    twin: SupervisorTwin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_post_from_the_midst_of_a_message_follows_it(twin: SupervisorTwin, monkeypatch: pytest.MonkeyPatch) -> None:
     def pack_and_collect(message: list[Any]) -> bytes:
         if message[0] == Kind.RESULT:
             twin.channel.post([Kind.GONE, [1]])

@@ -11,6 +11,7 @@ from stub_twin import LARGE, LoadedModel, SupervisorTwin, described, execute, nu
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
 
+CLOSED = "Unable to send response. Response sender has been closed."
 HEAD = """
 import asyncio
 import threading
@@ -76,7 +77,7 @@ def test_a_request_that_nobody_can_answer_any_more_is_failed(
     given_up = [twin.receive(Kind.RESPONSE) for _ in range(2)]
     assert sorted(message[1:3] for message in given_up) == [[1, 0], [1, 1]]
     for message in given_up:
-        assert text(message).startswith("Failed to process the request(s) for model 'm_0_0', message: The model neither")
+        assert text(message).startswith("Failed to process the request(s) for model 'm_0_0', message: The model ")
     _, _, results, _, _, rescheduled = twin.receive(Kind.RESULT)
     assert (results, rescheduled) == ([None, None], [])
 
@@ -133,7 +134,7 @@ def test_a_response_returned_beside_an_unused_sender_counts_and_closes_it(
         )
     )
     assert model.run(request()) == [numbered(1)]
-    assert model.run(request()) == [[[], None, {"refused": "Unable to send response. Response sender has been closed."}]]
+    assert model.run(request()) == [[[], None, {"refused": CLOSED}]]
 
 
 def test_of_a_sent_and_a_returned_response_the_first_counts(model: LoadedModel, twin: SupervisorTwin) -> None:
@@ -165,7 +166,7 @@ def test_after_a_failed_execution_its_senders_are_closed(model: LoadedModel, twi
         )
     )
     assert model.fail(request()).startswith("ValueError: no\n")
-    assert model.run(request()) == [[[], None, {"refused": "Unable to send response. Response sender has been closed."}]]
+    assert model.run(request()) == [[[], None, {"refused": CLOSED}]]
 
 
 @pytest.mark.spec("python_backend:C56")
@@ -196,15 +197,10 @@ def test_a_response_that_finds_no_room_is_refused_to_its_sender(
     assert message[4]
 
 
-def test_a_sent_response_tells_of_the_inputs_that_were_dropped_for_it(
-    model: LoadedModel, twin: SupervisorTwin
-) -> None:
+def test_a_sent_response_tells_of_the_inputs_that_were_dropped_for_it(model: LoadedModel, twin: SupervisorTwin) -> None:
     model.load(
         executes(
-            "sender = requests[0].get_response_sender()\n"
-            "del requests[0]\n"
-            "sender.send(number(1), FINAL)\n"
-            "self.kept = 1"
+            "sender = requests[0].get_response_sender()\ndel requests[0]\nsender.send(number(1), FINAL)\nself.kept = 1"
         ),
         decoupled=True,
     )
@@ -276,7 +272,7 @@ def test_a_decoupled_model_sends_as_often_as_it_likes(model: LoadedModel, twin: 
         *([0, numbered(value), False] for value in range(3)),
         [0, None, True],
     ]
-    assert refused(sent[4]) == "Unable to send response. Response sender has been closed."
+    assert refused(sent[4]) == CLOSED
     assert twin.receive(Kind.RESULT)[2] == [None, None]
 
 

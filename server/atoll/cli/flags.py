@@ -170,6 +170,12 @@ _TRACING = (
 )
 
 _RUNNING_MODELS = (
+    Flag(
+        "backend-directory",
+        PATH,
+        "/opt/tritonserver/backends",
+        "Where Python-based backends are: models of backend X are served by X/model.py there.",
+    ),
     _many(
         "backend-config",
         settings.BACKEND_CONFIG,
@@ -189,7 +195,6 @@ _RUNNING_MODELS = (
 )
 
 _COMPATIBILITY = (
-    _ignored("backend-directory", PATH, "/opt/tritonserver/backends"),
     _ignored("repoagent-directory", PATH),
     _ignored("cache-directory", PATH),
     _ignored("pinned-memory-pool-byte-size", INT64, 256 << 20),

@@ -79,13 +79,13 @@ class Options:
     allow_cpu_metrics: bool
     counter_latencies: bool
 
+    backend_directory: str
     backend_config: tuple[tuple[str, str, str], ...]
     rate_limit: str
     rate_limit_resource: tuple[tuple[str, int, int | None], ...]
     allow_client_shm: bool
 
     # Without effect here, but shown in the table of options or on the metrics page.
-    backend_directory: str
     pinned_memory_pool_byte_size: int
     cuda_memory_pool_byte_size: tuple[tuple[int, str], ...]
     min_supported_compute_capability: float

@@ -70,6 +70,7 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             auto_complete_config=not options.disable_auto_complete_config,
             strict_readiness=options.strict_readiness,
             model_config_name=options.model_config_name,
+            backend_directory=options.backend_directory,
             load_thread_count=options.model_load_thread_count,
             load_retry_count=options.model_load_retry_count,
             arena=ArenaSettings(

@@ -10,7 +10,7 @@ from typing import Any
 from atoll.core.model import Model
 from atoll.errors import Code, ServerError
 
-__all__ = ["Catalog", "Entry", "ModelState", "parse_version"]
+__all__ = ["NOT_UNIQUE", "Catalog", "Entry", "ModelState", "parse_version"]
 
 _HIGHEST_VERSION = (1 << 63) - 1
 
@@ -22,6 +22,10 @@ class ModelState(enum.Enum):
     READY = "READY"
     UNLOADING = "UNLOADING"
     UNAVAILABLE = "UNAVAILABLE"
+
+
+NOT_UNIQUE = {"state": ModelState.UNAVAILABLE.value, "reason": "model appears in two or more repositories"}
+"""What the index has of a name that occurs more than once."""
 
 
 @dataclass(slots=True)
@@ -39,8 +43,8 @@ class Catalog:
     def __init__(self) -> None:
         self._entries: dict[str, dict[int, Entry]] = {}
         self._reasons: dict[str, str] = {}
-        self._failures: dict[str, dict[int, str]] = {}
         self._newest: dict[str, Model] = {}
+        self._living: dict[Model, None] = {}
 
     def set(self, name: str, version: int, entry: Entry) -> None:
         self._entries.setdefault(name, {})[version] = entry
@@ -55,27 +59,38 @@ class Catalog:
         else:
             self._newest.pop(name, None)
 
-    def entry(self, name: str, version: int) -> Entry | None:
-        return self._entries.get(name, {}).get(version)
+    def set_if_current(self, model: Model, entry: Entry) -> None:
+        """The same for the version that a model is, unless another has taken its place."""
+        current = self._entries.get(model.name, {}).get(model.version)
+        if current is not None and current.model is model:
+            self.set(model.name, model.version, entry)
 
-    def note_failure(self, name: str, version: int, reason: str) -> None:
-        """Why the last attempt to load a version failed, though an older one may still serve."""
-        self._failures.setdefault(name, {})[version] = reason
-
-    def failures(self, name: str) -> dict[int, str]:
-        """The failures noted since the last call."""
-        return self._failures.pop(name, {})
-
-    def unloadable_reason(self, name: str) -> str:
-        return self._reasons.get(name, "")
+    def versions(self, name: str) -> list[tuple[int, Entry]]:
+        """The entries of a model by version."""
+        return sorted(self._entries.get(name, {}).items(), key=lambda pair: pair[0])
 
     def set_unloadable(self, name: str, reason: str) -> None:
-        """A model that was found but is of no use before any version was tried."""
-        self._reasons[name] = reason
+        """A model that was found but is of no use before any version was tried; with no reason it is of use again."""
+        if reason:
+            self._reasons[name] = reason
+        else:
+            self._reasons.pop(name, None)
 
     def models(self) -> list[Model]:
-        """Every model that has instances, whatever its state."""
+        """The model of every entry that has one, whatever its state."""
         return [entry.model for versions in self._entries.values() for entry in versions.values() if entry.model]
+
+    def born(self, model: Model) -> None:
+        """It will have processes."""
+        self._living[model] = None
+
+    def gone(self, model: Model) -> None:
+        """It has none any more."""
+        self._living.pop(model, None)
+
+    def living(self) -> list[Model]:
+        """Every model that has processes: those of the entries, and those whose place another took or will take."""
+        return list(self._living)
 
     def find(self, name: str, version: int = -1) -> Model:
         """The model to serve a request: ``version``, or with -1 the highest that is ready. Raises ServerError."""

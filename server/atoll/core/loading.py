@@ -1,7 +1,8 @@
 """Loading and unloading: from a folder in a repository to versions that serve, and back.
 
 A load brings up all versions that the policy selects, or none. What was serving before stays until the new is ready,
-and stays for good when the new fails. Loads of different models run side by side, those of one model one after another.
+and stays for good when the new fails. Changes of different models run side by side, those of one model one after
+another.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import tempfile
-from collections.abc import Mapping
-from functools import partial
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
-from atoll.core.catalog import Catalog, Entry, ModelState
-from atoll.core.model import Model, ModelHost, initialize_args
+from atoll.core.catalog import NOT_UNIQUE, Catalog, Entry, ModelState
+from atoll.core.making import ModelMaker
+from atoll.core.model import Model, ModelHost
 from atoll.errors import Code, ServerError
-from atoll.instances.auto_complete import auto_complete
-from atoll.observe.log import model_output
 from atoll.observe.metrics import Metrics
 from atoll.repository import scan
-from atoll.repository.config import ModelConfig, QueuePolicy
+from atoll.repository.backends import Backends
+from atoll.repository.changes import Snapshot, snapshot
+from atoll.repository.override import ModelFolder
 
 if TYPE_CHECKING:
     from atoll.core.server import ServerOptions
@@ -34,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 _FAILED_LOAD_END_S = 5.0
 _UNLOAD_S = 300.0
+_UNLOADED = Entry(ModelState.UNAVAILABLE, reason="unloaded")
 
 
 class Loader:
@@ -43,11 +46,19 @@ class Loader:
         self._options = options
         self._catalog = catalog
         self._metrics = metrics
-        self._host = host
+        self._scan_options = scan.Options(
+            strict=not options.auto_complete_config, config_name=options.model_config_name
+        )
+        self._maker = ModelMaker(Backends(Path(options.backend_directory)), options.auto_complete_config, host)
         self._slots = asyncio.Semaphore(max(1, options.load_thread_count))
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._overrides: dict[str, tempfile.TemporaryDirectory[str]] = {}
-        self._unloading: set[asyncio.Task[bool]] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._waits: dict[str, str] = {}  # a model that is being loaded, and the one that it asked to load or unload
+        self._files: dict[str, tuple[Path, Snapshot]] = {}  # what models were loaded from, as it was then
+        self._folders: dict[Model, ModelFolder] = {}
+        self._ending: dict[Model, asyncio.Task[bool]] = {}
+        self._stopping = asyncio.Event()
+
+    # -- what is asked
 
     async def load_all(self) -> bool:
         """Load every model of every repository; True when none failed."""
@@ -58,55 +69,97 @@ class Loader:
             raise next(iter(found.failures.values()))
         for name in found.duplicates:
             _log.error(f"failed to poll model '{name}': not unique across all model repositories")
-            self._catalog.set_unloadable(name, "model appears in two or more repositories")
-        loaded = await asyncio.gather(*(self._load(source) for source in found.models.values()))
-        return not found.failures and not found.duplicates and all(loaded)
+            self._catalog.set_unloadable(name, NOT_UNIQUE["reason"])
+        loads = (self._load_found(source) for source in found.models.values())
+        outcomes = await asyncio.gather(*loads, return_exceptions=True)
+        failures = _failures(outcomes)
+        return not found.failures and not found.duplicates and not failures
 
-    async def load(self, name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
-        """Load a model by name, or load it again. Raises ServerError with the original's words.
+    async def load(
+        self, name: str, config: str = "", files: Mapping[str, bytes] | None = None, asker: str = ""
+    ) -> None:
+        """Load a model by name, or load it again if it changed. Raises ServerError with the original's words.
 
         ``config`` is a configuration as JSON that stands in for the file; ``files`` (by ``file:<path>``) stand in for
-        the model's directory and need a ``config``.
+        the model's directory and need a ``config``. ``asker`` is the model that asks, where that is itself being
+        loaded.
         """
-        poll_failed = ServerError(Code.INTERNAL, f"failed to load '{name}', failed to poll from model repository")
-        try:
-            source = self._find(name, config, files)
-        except ServerError as error:
-            _log.error(f"failed to poll model '{name}': {error.message}")
-            raise poll_failed from error
-        if source.error is not None and source.config is None:
-            _log.error(f"Poll failed for model directory '{name}': {source.error.message}")
-            raise poll_failed from source.error
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            if not await self._load(source):
-                raise ServerError(Code.INVALID_ARG, self._why_failed(name))
+        _check_name(name)
+        async with self._turn(name, asker):
+            if not config and not files and self._is_unchanged(name):
+                return
+            with contextlib.ExitStack() as holding:
+                try:
+                    folder = _override_folder(name, config, files)
+                    if folder is not None:
+                        folder.hold()
+                        holding.callback(folder.release)
+                    source = self._find(name, config, folder)
+                except ServerError as error:
+                    _log.error(f"failed to poll model '{name}': {error.message}")
+                    text = f"failed to load '{name}', failed to poll from model repository"
+                    raise ServerError(Code.INTERNAL, text) from error
+                await self._load(source, folder, in_slot=not asker)
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, asker: str = "") -> None:
         """Begin to unload a model; what is under way is answered first. A model that is not loaded is no error."""
-        for model in [model for model in self._catalog.models() if model.name == name]:
-            self._catalog.set(name, model.version, Entry(ModelState.UNLOADING, model))
-            task = asyncio.ensure_future(self._retire(model))
-            self._unloading.add(task)
-            task.add_done_callback(self._unloading.discard)
+        async with self._turn(name, asker):
+            self._files.pop(name, None)
+            self._catalog.set_unloadable(name, "")
+            self._retire(name, keep=())
 
     async def stop_all(self, timeout_s: float) -> bool:
         """Finalize every model; True when all ended by themselves."""
-        for task in list(self._unloading):
-            task.cancel()
-        await asyncio.gather(*self._unloading, return_exceptions=True)
-        ended = await asyncio.gather(*(self.finalize(model, timeout_s) for model in self._catalog.models()))
-        for folder in self._overrides.values():
-            folder.cleanup()
-        return all(ended)
+        self._stopping.set()
+        for model in self._catalog.living():
+            self._catalog.set_if_current(model, Entry(ModelState.UNLOADING, model))
+            self._end_later(model, timeout_s)
+        tasks = list(self._ending.values())
+        _, late = await asyncio.wait(tasks, timeout=timeout_s) if tasks else ((), ())
+        return not late and all(task.result() for task in tasks)
 
-    async def finalize(self, model: Model, timeout_s: float) -> bool:
-        """End a model's instances; whatever it has not answered by now is answered with an error."""
-        self._catalog.set(model.name, model.version, Entry(ModelState.UNLOADING, model))
-        clean = await self._end(model, timeout_s)
-        self._catalog.set(model.name, model.version, Entry(ModelState.UNAVAILABLE, reason="unloaded"))
-        return clean
+    def names(self) -> Counter[str]:
+        """The names of all models that lie in repositories, and how often each occurs."""
+        names: Counter[str] = Counter()
+        for path in map(Path, self._options.repositories):
+            try:
+                flat = scan.is_flat(path)
+                names.update(
+                    [source.name for source in scan.load_flat(path, self._scan_options).sources]
+                    if flat
+                    else [directory.name for directory in scan.model_directories(path)]
+                )
+            except ServerError as error:
+                _log.error(error.message)
+        return names
 
-    # -- one model
+    # -- whose turn it is
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, name: str, asker: str) -> AsyncIterator[None]:
+        """One change of a model at a time."""
+        waits_for: str | None = name
+        while asker and waits_for is not None:
+            if waits_for == asker:
+                raise ServerError(
+                    Code.UNAVAILABLE,
+                    f"model '{asker}' cannot wait for '{name}' while it is being loaded: '{name}' waits for '{asker}'"
+                    if name != asker
+                    else f"model '{asker}' cannot load or unload itself while it is being loaded",
+                )
+            waits_for = self._waits.get(waits_for)
+        if asker:
+            self._waits[asker] = name
+        try:
+            async with self._turns.setdefault(name, asyncio.Lock()):
+                if self._stopping.is_set():
+                    raise ServerError(Code.UNAVAILABLE, "Server not ready")
+                yield
+        finally:
+            if asker:
+                self._waits.pop(asker, None)
+
+    # -- finding
 
     def _scan(self) -> scan.Scan:
         flat = [Path(path) for path in self._options.repositories if scan.is_flat(Path(path))]
@@ -115,170 +168,183 @@ class Loader:
         sources = tuple(source for one in scans for source in one.sources)
         return scan.Scan(sources, {path: error for one in scans for path, error in one.failures.items()})
 
-    @property
-    def _scan_options(self) -> scan.Options:
-        return scan.Options(strict=not self._options.auto_complete_config, config_name=self._options.model_config_name)
+    def _find(self, name: str, config: str, folder: ModelFolder | None) -> scan.ModelSource:
+        """The model as it is to be loaded. Raises ServerError when it cannot be read."""
+        options = self._scan_options
+        if folder is not None:
+            source = scan.read_model(folder.path, folder.path.parent, options, name=name, override=config)
+        else:
+            found: list[scan.ModelSource] = []
+            for path in dict.fromkeys(map(Path, self._options.repositories)):
+                if scan.is_flat(path):
+                    found += [source for source in scan.load_flat(path, options).sources if source.name == name]
+                else:
+                    found += scan.find_model([path], name, options)
+            if len(found) != 1:
+                reason = "not unique across all model repositories" if found else "unable to find it in the repositories"
+                raise ServerError(Code.NOT_FOUND, reason)
+            source = found[0]
+            if config:
+                source = scan.read_model(source.path, source.repository, options, name=name, override=config)
+        if source.error is not None and source.config is None:
+            _log.error(f"Poll failed for model directory '{name}': {source.error.message}")
+            prefix = "Invalid config override: " if config else ""
+            raise ServerError(source.error.code, prefix + source.error.message)
+        return source
 
-    def _find(self, name: str, config: str, files: Mapping[str, bytes] | None) -> scan.ModelSource:
-        if files:
-            if not config:
-                raise ServerError(Code.INVALID_ARG, "Load parameter 'config' must be specified for model file override")
-            directory = self._write_override(name, files)
-            return scan.read_model(directory, directory.parent, self._scan_options, name=name, override=config)
-        found = scan.find_model(map(Path, self._options.repositories), name, self._scan_options)
-        if len(found) != 1:
-            reason = "not unique across all model repositories" if found else "unable to find it in the repositories"
-            raise ServerError(Code.NOT_FOUND, reason)
-        if config:
-            return scan.read_model(found[0].path, found[0].repository, self._scan_options, name=name, override=config)
-        return found[0]
-
-    def _write_override(self, name: str, files: Mapping[str, bytes]) -> Path:
-        """The model's directory as the request has it."""
-        if not name or "/" in name or name.startswith("."):
-            raise ServerError(Code.INVALID_ARG, f"invalid model name '{name}'")
-        folder = tempfile.TemporaryDirectory(prefix="atoll_model_")
-        root = Path(folder.name) / name
-        for key, content in files.items():
-            path = (root / key.removeprefix("file:").lstrip("/")).resolve()
-            if not path.is_relative_to(root.resolve()) or path == root.resolve():
-                folder.cleanup()
-                raise ServerError(Code.INVALID_ARG, f"file override '{key}' must stay within model directory.")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            except OSError as error:
-                folder.cleanup()
-                raise ServerError(Code.INVALID_ARG, f"file override '{key}': {error.strerror}") from error
-        previous = self._overrides.get(name)
-        self._overrides[name] = folder
-        if previous is not None:
-            previous.cleanup()
-        return root
-
-    async def _load(self, source: scan.ModelSource) -> bool:
-        """Load the versions of one model: all of them, or none."""
-        name = source.name
-        try:
-            if source.error is not None:
-                raise source.error
-            assert source.config is not None
-            config = await self._complete(source, source.config)
-            _check_supported(config)
-        except ServerError as error:
-            _log.error(f"failed to load model '{name}': {error}")
-            if not self._catalog.ready_versions(name):
-                self._catalog.set_unloadable(name, str(error))
+    def _is_unchanged(self, name: str) -> bool:
+        """Whether a model serves, from the very files that lie in the repository now."""
+        if name not in self._files or not self._catalog.ready_versions(name):
             return False
-        before = [model for model in self._catalog.models() if model.name == name]
-        async with self._slots:
-            results = await asyncio.gather(
-                *(self._load_version(config, version, path, source.path) for version, path in source.versions.items())
+        path, before = self._files[name]
+        return snapshot(path) == before
+
+    # -- up
+
+    async def _load_found(self, source: scan.ModelSource) -> None:
+        """Load a model at start-up."""
+        if source.error is not None and source.config is None:
+            _log.error(f"Poll failed for model directory '{source.name}': {source.error.message}")
+            self._catalog.set_unloadable(source.name, str(source.error))
+            raise source.error
+        async with self._turn(source.name, asker=""):
+            await self._load(source)
+
+    async def _load(self, source: scan.ModelSource, folder: ModelFolder | None = None, in_slot: bool = True) -> None:
+        """Load the versions of one model: all of them, or none. Raises ServerError.
+
+        A load that a model waits for while it is loaded itself takes no slot of its own: that model has one.
+        """
+        name = source.name
+        if source.error is not None:
+            _log.error(f"failed to load model '{name}': {source.error}")
+            if not self._catalog.ready_versions(name):
+                self._catalog.set_unloadable(name, str(source.error))
+            raise ServerError(Code.INVALID_ARG, f"load failed for model '{name}': {source.error.message}\n")
+        self._catalog.set_unloadable(name, "")
+        files = snapshot(source.path)
+        async with self._slots if in_slot else contextlib.nullcontext():
+            outcomes = await asyncio.gather(
+                *(self._bring_up(source, version, folder) for version in source.versions), return_exceptions=True
             )
-        loaded = [model for model in results if model is not None]
-        if len(loaded) < len(results):
+        failures = _failures(outcomes)
+        loaded = [outcome for outcome in outcomes if isinstance(outcome, Model)]
+        if failures:
             _log.info(f"failed to load '{name}'")
             for model in loaded:
-                await self._end(model, _FAILED_LOAD_END_S)
-                entry = self._catalog.entry(name, model.version)
-                if entry is not None and entry.model is model:
-                    self._catalog.set(name, model.version, Entry(ModelState.UNAVAILABLE, reason="unloaded"))
-            return False
+                self._catalog.set_if_current(model, _UNLOADED)
+                await self._end_later(model, _FAILED_LOAD_END_S)
+            lines = [
+                f"version {version} is at UNAVAILABLE state: {outcome};\n"
+                for version, outcome in zip(source.versions, outcomes, strict=True)
+                if isinstance(outcome, ServerError)
+            ]
+            raise ServerError(Code.INVALID_ARG, f"load failed for model '{name}': {''.join(lines)}")
+        self._files.pop(name, None)
+        if folder is None:
+            self._files[name] = source.path, files
+        self._retire(name, keep=loaded)
         for model in loaded:
-            model.metadata = config.metadata(list(source.versions))
             model.series = self._metrics.add_model(
                 name, model.version, model.statistics, model.pending, model.metric_tags
             )
             self._catalog.set(name, model.version, Entry(ModelState.READY, model))
         _log.info(f"successfully loaded '{name}'")
-        for model in before:
-            task = asyncio.ensure_future(self._retire(model))
-            self._unloading.add(task)
-            task.add_done_callback(self._unloading.discard)
-        return True
 
-    async def _complete(self, source: scan.ModelSource, config: ModelConfig) -> ModelConfig:
-        """The final configuration: what is in the file, and what the model adds in ``auto_complete_config``."""
-        config.check_loadable()
-        completed: str | None = None
-        if self._options.auto_complete_config and config.platform != "ensemble":
-            for version, path in source.versions.items():
-                if completed is not None:
-                    config = config.complete(completed)
-                completed = await auto_complete(
-                    initialize_args(config, version, source.path, instance=None),
-                    path.absolute(),
-                    config.default_model_filename,
-                    self._host.warm_parent,
-                    self._host.start_timeout_s,
-                    partial(model_output, f"{config.name} auto-complete"),
-                )
-        return config.complete(completed)
-
-    async def _load_version(self, config: ModelConfig, version: int, path: Path, model_dir: Path) -> Model | None:
-        """One version, loaded, or None when it failed; the catalog then has the reason, unless an older one serves."""
-        name = config.name
+    async def _bring_up(self, source: scan.ModelSource, version: int, folder: ModelFolder | None) -> Model:
+        """One version that serves. Raises ServerError; the catalog has it too, unless an older one serves."""
+        name = source.name
         _log.info(f"loading: {name}:{version}")
         serving = version in self._catalog.ready_versions(name)
         for attempt in itertools.count():
+            model = None
+            if not serving:
+                self._catalog.set(name, version, Entry(ModelState.LOADING))
             try:
-                model = Model(config, version, path.absolute(), model_dir.absolute(), self._host)
+                model = await self._maker.make(source, version)
+                self._catalog.born(model)
+                if folder is not None:
+                    folder.hold()
+                    self._folders[model] = folder
                 if not serving:
                     self._catalog.set(name, version, Entry(ModelState.LOADING, model))
+                if self._stopping.is_set():
+                    raise ServerError(Code.UNAVAILABLE, "Server not ready")
                 await model.start()
             except ServerError as error:
-                if not serving:
-                    self._catalog.set(name, version, Entry(ModelState.UNAVAILABLE, reason=str(error)))
-                self._catalog.note_failure(name, version, str(error))
                 _log.error(f"failed to load '{name}' version {version}: {error}")
-                if attempt >= self._options.load_retry_count:
-                    return None
+                if model is not None:
+                    self._gone(model)
+                if attempt >= self._options.load_retry_count or self._stopping.is_set():
+                    if not serving:
+                        self._catalog.set(name, version, Entry(ModelState.UNAVAILABLE, reason=str(error)))
+                    raise
             else:
                 return model
-        return None
+        raise AssertionError  # a count has no end
 
-    async def _retire(self, model: Model) -> bool:
-        """Let a model finish what it has accepted, then end it. Another may have taken its place in the catalog."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(model.drained(), _UNLOAD_S)
-        clean = await self._end(model, _UNLOAD_S)
-        entry = self._catalog.entry(model.name, model.version)
-        if entry is not None and entry.model is model:
-            self._catalog.set(model.name, model.version, Entry(ModelState.UNAVAILABLE, reason="unloaded"))
-        return clean
+    # -- down
+
+    def _retire(self, name: str, keep: Collection[Model]) -> None:
+        """End what there is of a model but ``keep``, which is about to take its place."""
+        versions = [model.version for model in keep]
+        for version, entry in self._catalog.versions(name):
+            if entry.model is not None and entry.model not in keep:
+                self._end_later(entry.model, _UNLOAD_S)
+            if version in versions:
+                continue
+            alive = entry.model is not None
+            self._catalog.set(name, version, Entry(ModelState.UNLOADING, entry.model) if alive else _UNLOADED)
+
+    def _end_later(self, model: Model, timeout_s: float) -> asyncio.Task[bool]:
+        task = self._ending.get(model)
+        if task is None:
+            task = self._ending[model] = asyncio.ensure_future(self._end(model, timeout_s))
+            task.add_done_callback(lambda done: self._ending.pop(model))
+        return task
 
     async def _end(self, model: Model, timeout_s: float) -> bool:
+        """Let a model finish what it has accepted, unless the server stops; then end its instances."""
+        waiting = [asyncio.ensure_future(event) for event in (model.drained(), self._stopping.wait())]
+        await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
         clean = await model.stop(timeout_s)
         if model.series is not None:
             self._metrics.remove_model(model.series)
+        self._catalog.set_if_current(model, _UNLOADED)
+        self._gone(model)
         _log.info(f"successfully unloaded '{model.name}' version {model.version}")
         return clean
 
-    def _why_failed(self, name: str) -> str:
-        reasons = self._catalog.failures(name)
-        if not reasons:
-            return f"load failed for model '{name}': {self._catalog.unloadable_reason(name)}\n"
-        lines = "".join(
-            f"version {version} is at UNAVAILABLE state: {reason};\n" for version, reason in sorted(reasons.items())
+    def _gone(self, model: Model) -> None:
+        """Its processes have ended."""
+        self._catalog.gone(model)
+        folder = self._folders.pop(model, None)
+        if folder is not None:
+            folder.release()
+
+
+def _check_name(name: str) -> None:
+    if not name:
+        raise ServerError(Code.INVALID_ARG, "Model name cannot be empty. Please enter a valid name to deploy.")
+    if "/" in name or "\0" in name or name in (".", ".."):
+        raise ServerError(
+            Code.INVALID_ARG, f"invalid model name '{name}', model name must not contain path traversal characters"
         )
-        return f"load failed for model '{name}': {lines}"
 
 
-def _check_supported(config: ModelConfig) -> None:
-    """Refuse what would be served wrongly because it is not built yet; warn of what would only be missed."""
-    refused: list[str] = [name for name in ("ensemble_scheduling",) if name in config.json]
-    if "sequence_batching" in config.json and not config.json["sequence_batching"]["iterative_sequence"]:
-        refused.append("sequence_batching")
-    if "EXECUTION_ENV_PATH" in config.parameters:
-        refused.append("EXECUTION_ENV_PATH")
-    if refused:
-        raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")
-    missed = [name for name in ("model_warmup", "response_cache") if config.json.get(name)]
-    batching = config.dynamic_batching
-    if batching is not None:
-        policies = {batching.default_queue_policy, *batching.priority_queue_policies.values()}
-        missed += ["queue policies"] if policies != {QueuePolicy()} else []
-        missed += ["priority_levels"] if batching.priority_levels else []
-        missed += ["preserve_ordering"] if batching.preserve_ordering else []
-    for name in missed:
-        _log.warning(f"model '{config.name}': '{name}' is not supported yet and has no effect")
+def _override_folder(name: str, config: str, files: Mapping[str, bytes] | None) -> ModelFolder | None:
+    if not files:
+        return None
+    if not config:
+        raise ServerError(Code.INVALID_ARG, "Load parameter 'config' must be specified for model file override")
+    return ModelFolder(name, files)
+
+
+def _failures(outcomes: Sequence[object]) -> list[ServerError]:
+    """The refusals among what was gathered; whatever else went wrong is raised."""
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, ServerError):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, ServerError)]

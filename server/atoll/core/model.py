@@ -46,7 +46,9 @@ class ModelHost(Protocol):
 
     def cancel(self, request: Request) -> None: ...
 
-    def ask(self, topic: str, arguments: list[Any], answer: Answer) -> None: ...
+    def ask(self, model: Model, topic: str, arguments: list[Any], answer: Answer) -> None: ...
+
+    def ended(self, model: Model) -> None: ...
 
     def take_chunk_ids(self) -> int: ...
 
@@ -56,7 +58,16 @@ class ModelHost(Protocol):
 class Model:
     """A model version. ``start`` loads it in its instances, ``infer`` queues a request, ``stop`` finalizes."""
 
-    def __init__(self, config: ModelConfig, version: int, version_dir: Path, model_dir: Path, host: ModelHost) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        version: int,
+        version_dir: Path,
+        model_dir: Path,
+        host: ModelHost,
+        backend: Path | None = None,
+    ) -> None:
+        """``backend`` is the file of a Python-based backend; without it, the model has a file of its own."""
         self.name = config.name
         self.version = version
         self.config = config.json
@@ -78,9 +89,10 @@ class Model:
         self._in_flight = 0
         self._drained: asyncio.Future[None] | None = None
         self._accepting = False
+        self.is_loading = False
         self.instances = [
             Instance(settings, host.warm_parent, self, host.take_chunk_ids)
-            for settings in _instance_settings(config, version, version_dir, model_dir, host)
+            for settings in _instance_settings(config, version, version_dir, model_dir, host, backend)
         ]
         self._dispatcher = Dispatcher(_queue(config), self.instances)
 
@@ -89,11 +101,13 @@ class Model:
     async def start(self) -> None:
         """Load the model in all instances at once. Raises the first failure, after all were ended."""
         began = time.monotonic()
-        self._accepting = True
+        self._accepting = self.is_loading = True
         results = await asyncio.gather(*(instance.start() for instance in self.instances), return_exceptions=True)
+        self.is_loading = False
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
             await asyncio.gather(*(instance.stop(5.0) for instance in self.instances))
+            self._host.ended(self)
             raise failures[0]
         self.statistics.load_duration_s = time.monotonic() - began
 
@@ -110,6 +124,7 @@ class Model:
         for request in self._dispatcher.stop():
             self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
         clean = await asyncio.gather(*(instance.stop(timeout_s) for instance in self.instances))
+        self._host.ended(self)
         return all(clean)
 
     @property
@@ -314,7 +329,7 @@ class Model:
             prefix = f"Failed to process the request for model '{instance.name}', message: "
             answer(value, None if error is None else prefix + error)
 
-        self._host.ask(topic, arguments, tell)
+        self._host.ask(self, topic, arguments, tell)
 
     def instance_ready(self, instance: Instance) -> None:
         self._dispatcher.freed(instance)
@@ -334,7 +349,7 @@ _EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()
 
 
 def _instance_settings(
-    config: ModelConfig, version: int, version_dir: Path, model_dir: Path, host: ModelHost
+    config: ModelConfig, version: int, version_dir: Path, model_dir: Path, host: ModelHost, backend: Path | None
 ) -> list[InstanceSettings]:
     return [
         InstanceSettings(
@@ -344,6 +359,7 @@ def _instance_settings(
             version=version,
             version_dir=str(version_dir),
             filename=config.default_model_filename,
+            backend_file=None if backend is None else str(backend),
             args=initialize_args(config, version, model_dir, instance),
             outputs=list(config.outputs),
             decoupled=config.decoupled,

@@ -12,7 +12,7 @@ from typing import Any
 from atoll_ipc.memory import ArenaSettings
 
 from atoll import __version__
-from atoll.core.catalog import Catalog, parse_version
+from atoll.core.catalog import NOT_UNIQUE, Catalog, parse_version
 from atoll.core.loading import Loader
 from atoll.core.model import Model
 from atoll.errors import Code, ServerError
@@ -42,6 +42,7 @@ class ServerOptions:
     auto_complete_config: bool = True
     strict_readiness: bool = True
     model_config_name: str = ""
+    backend_directory: str = "/opt/tritonserver/backends"
     model_control_mode: str = "none"
     startup_models: tuple[str, ...] = ()
     load_thread_count: int = 4
@@ -132,7 +133,7 @@ class Server:
 
     async def _drain(self, deadline: float) -> bool:
         loop = asyncio.get_running_loop()
-        while busy := [model for model in self._catalog.models() if model.in_flight]:
+        while busy := [model for model in self._catalog.living() if model.in_flight]:
             left_s = deadline - loop.time()
             _log.info(
                 f"Timeout {max(0, round(left_s))}: Found {len(busy)} model versions that have in-flight inferences"
@@ -164,13 +165,18 @@ class Server:
                 raise outcome
         return not any(outcomes)
 
-    async def load(self, name: str, config: str = "", files: Mapping[str, bytes] | None = None) -> None:
-        """Load a model, or load it again, and wait until it serves. Raises ServerError; what served before stays."""
-        await self._controlled().load(name, config, files)
+    async def load(
+        self, name: str, config: str = "", files: Mapping[str, bytes] | None = None, asker: str = ""
+    ) -> None:
+        """Load a model, or load it again, and wait until it serves. Raises ServerError; what served before stays.
 
-    async def unload(self, name: str) -> None:
+        ``asker`` is the model that asks, where it is itself being loaded.
+        """
+        await self._controlled().load(name, config, files, asker)
+
+    async def unload(self, name: str, asker: str = "") -> None:
         """Begin to unload a model. Raises ServerError only where the mode does not allow it."""
-        await self._controlled().unload(name)
+        await self._controlled().unload(name, asker)
 
     def _controlled(self) -> Loader:
         if not self._started or self._stopping or self._loader is None:
@@ -248,8 +254,18 @@ class Server:
         return [model.statistics.as_dict(model.name, model.version) for model in models]
 
     def index(self, ready: bool = False) -> list[dict[str, Any]]:
-        """The repository index: name, version, state and reason of every model version."""
-        return self._catalog.index(ready)
+        """The repository index: name, version, state and reason of every model version.
+
+        In explicit mode also the names of models in the repositories that nobody asked to load.
+        """
+        rows = self._catalog.index(ready)
+        if ready or self._loader is None or self.options.model_control_mode != "explicit":
+            return rows
+        known = {row["name"] for row in rows}
+        for name, count in self._loader.names().items():
+            if name not in known:
+                rows.append({"name": name} if count == 1 else {"name": name, **NOT_UNIQUE})
+        return sorted(rows, key=lambda row: str(row["name"]))
 
     def models(self) -> list[Model]:
         """Every model that has instances."""
@@ -288,34 +304,41 @@ class Server:
             text = f"Model {request.model_name} - Error when running inference: {error.message}"
             request.respond(Response(request, model.version, [], error=ServerError(Code.INTERNAL, text)))
 
-    def ask(self, topic: str, arguments: list[Any], answer: Answer) -> None:
+    def ask(self, model: Model, topic: str, arguments: list[Any], answer: Answer) -> None:
         """A model uses a metric or controls a model; ``answer`` gets a value or an error's text."""
         if topic in ("load_model", "unload_model", "is_model_ready"):
-            task = asyncio.ensure_future(self._control(topic, arguments, answer))
+            asker = model.name if model.is_loading else ""
+            task = asyncio.ensure_future(self._control(asker, topic, arguments, answer))
             self._nested.add(task)
             task.add_done_callback(self._nested.discard)
             return
         try:
-            answer(self.custom_metrics.perform(topic, arguments), None)
+            answer(self.custom_metrics.perform(model, topic, arguments), None)
         except ServerError as error:
             answer(None, error.message)
 
-    async def _control(self, topic: str, arguments: list[Any], answer: Answer) -> None:
+    def ended(self, model: Model) -> None:
+        """The stubs of a model are gone."""
+        self.custom_metrics.forget(model)
+
+    async def _control(self, asker: str, topic: str, arguments: list[Any], answer: Answer) -> None:
         """Model control that a model asks for."""
         try:
             if topic == "load_model":
                 name, config, files = arguments
-                await self.load(name, config, files)
+                await self.load(name, config, files, asker)
                 answer(None, None)
             elif topic == "unload_model":
-                await self.unload(arguments[0])
+                await self.unload(arguments[0], asker)
                 answer(None, None)
             else:
                 name, version = arguments
                 self.model(name, version)  # says that there is none, if so
                 answer(await self.check_model_ready(name, version), None)
         except ServerError as error:
-            answer(None, error.message)
+            # Clients are told as little as by the original; a model also gets to know what is in the log.
+            cause = error.__cause__
+            answer(None, f"{error.message}: {cause.message}" if isinstance(cause, ServerError) else error.message)
 
     def take_chunk_ids(self) -> int:
         """First of a range of chunk ids that no other arena uses."""
@@ -324,7 +347,7 @@ class Server:
     def chunks_gone(self, chunk_ids: list[int]) -> None:
         """Chunks that were given back, or whose owner died: whoever mapped them lets go."""
         if chunk_ids:
-            for model in self._catalog.models():
+            for model in self._catalog.living():
                 model.forget(chunk_ids)
 
     # -- upkeep
@@ -350,7 +373,7 @@ class Server:
 
     def _trim(self) -> None:
         """Give back chunks that nobody has used since the last time."""
-        for model in self._catalog.models():
+        for model in self._catalog.living():
             self.chunks_gone(model.trim())
         self._trim_later()
 

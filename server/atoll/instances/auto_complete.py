@@ -28,6 +28,7 @@ async def auto_complete(
     args: dict[str, str],
     version_dir: Path,
     filename: str,
+    backend: Path | None,
     warm_parent: WarmParent,
     start_timeout_s: float,
     on_line: Callable[[str, str], None],
@@ -59,6 +60,7 @@ async def auto_complete(
         "decoupled": False,
         "version_dir": str(version_dir),
         "filename": filename,
+        "backend_file": None if backend is None else str(backend),
         "args": args,
         "outputs": [],
     }

@@ -126,9 +126,11 @@ class Calls:
         if response.final:
             self._requests.pop(call_id, None)
         failure = response.error
-        answer = [
-            [channel.describe(tensor) for tensor in response.outputs],
-            None if failure is None else [int(failure.code), failure.message],
-            response.parameters,
-        ]
+        answer = None
+        if not response.empty:
+            answer = [
+                [channel.describe(tensor) for tensor in response.outputs],
+                None if failure is None else [int(failure.code), failure.message],
+                response.parameters,
+            ]
         channel.send([Kind.REPLY, call_id, answer, channel.take_freed(), response.final])

@@ -10,7 +10,7 @@ import collections
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from atoll_ipc.wire import Kind
+from atoll_ipc.wire import Kind, referred_nbytes
 
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from atoll.instances.instance import Instance
 
 __all__ = ["Exchange", "Execution", "RequestOwner"]
+
+_TAKEN_STEP_NBYTES = 4 << 20  # a stub is told this often what was taken in; it may be ahead by much more
 
 Key = tuple[int, int]
 
@@ -66,10 +68,12 @@ class Exchange:
         self._open: dict[Key, Request] = {}
         self._next_id = 0
         self._channel: Channel | None = None
+        self._taken_nbytes = 0  # which the stub was not told of
 
     def attach(self, channel: Channel) -> None:
         """A new stub is there to talk to."""
         self._channel = channel
+        self._taken_nbytes = 0
 
     @property
     def open_count(self) -> int:
@@ -178,6 +182,12 @@ class Exchange:
         if response is not None:
             assert request is not None
             self._owner.responded(self._instance, request, response)
+        if result is not None:
+            self._taken_nbytes += referred_nbytes(result[0])
+            if self._taken_nbytes >= _TAKEN_STEP_NBYTES:
+                response = None  # where that was the last reference, its blocks are free now
+                channel.send([Kind.TAKEN, self._taken_nbytes, channel.take_freed()])
+                self._taken_nbytes = 0
 
     def _response(self, channel: Channel, request: Request, result: list[Any], final: bool = True) -> Response:
         tensors, error, parameters = result

@@ -58,6 +58,7 @@ class InstanceSettings:
     version: int
     version_dir: str
     filename: str
+    backend_file: str | None
     args: dict[str, str]
     outputs: list[str]
     decoupled: bool
@@ -129,6 +130,7 @@ class Instance:
             "decoupled": settings.decoupled,
             "version_dir": settings.version_dir,
             "filename": settings.filename,
+            "backend_file": settings.backend_file,
             "args": settings.args,
             "outputs": settings.outputs,
         }

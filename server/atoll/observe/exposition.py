@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["CONTENT_TYPE", "Collector", "Family", "Registry", "label_text"]
+__all__ = ["CONTENT_TYPE", "Collector", "Family", "Registry", "label_text", "number_text"]
 
 CONTENT_TYPE = "text/plain; charset=utf-8"
 
@@ -73,7 +73,7 @@ def label_text(labels: Mapping[str, str]) -> str:
 def _family_text(name: str, parts: list[Family]) -> str:
     lines = [f"# HELP {name} {_escape(parts[0].help)}", f"# TYPE {name} {parts[0].kind}"]
     for part in parts:
-        lines += [f"{name}{suffix}{labels} {_number(value)}" for suffix, labels, value in part.samples]
+        lines += [f"{name}{suffix}{labels} {number_text(value)}" for suffix, labels, value in part.samples]
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +82,8 @@ def _escape(text: str, quotes: bool = False) -> str:
     return escaped.replace('"', '\\"') if quotes else escaped
 
 
-def _number(value: int | float) -> str:
+def number_text(value: int | float) -> str:
+    """A sample's value, or a bucket's bound; numbers that differ have texts that differ."""
     if isinstance(value, int):
         return str(int(value))
     if math.isnan(value):

@@ -277,6 +277,10 @@ class Connection(asyncio.BufferedProtocol):
         self._busy = True
         try:
             model = self._server.model(route.model, route.version)
+            if model.decoupled:
+                raise ServerError(
+                    Code.UNSUPPORTED, "HTTP end point doesn't support models with decoupled transaction policy"
+                )
             if head.content_encoding and head.content_encoding != b"identity":
                 raise ServerError(Code.UNSUPPORTED, "Unsupported compression type")
             json_nbytes = head.json_nbytes

@@ -1,0 +1,89 @@
+"""From what lies in a repository to a model that can be started: one version at a time.
+
+Completes the configuration and refuses what this host cannot serve. The versions of one model may complete their
+configuration differently.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from atoll.core.model import Model, ModelHost, initialize_args
+from atoll.errors import Code, ServerError
+from atoll.instances.auto_complete import auto_complete
+from atoll.observe.log import model_output
+from atoll.repository.backends import Backends
+from atoll.repository.checks import check_stub_name
+from atoll.repository.config import ModelConfig, QueuePolicy
+from atoll.repository.scan import ModelSource
+
+__all__ = ["ModelMaker"]
+
+_log = logging.getLogger(__name__)
+
+_FORCE_CPU = "FORCE_CPU_ONLY_INPUT_TENSORS"
+
+
+class ModelMaker:
+    """Makes the models of one server."""
+
+    def __init__(self, backends: Backends, asks_models: bool, host: ModelHost) -> None:
+        """``asks_models``: whether models complete their configurations."""
+        self._backends = backends
+        self._asks_models = asks_models
+        self._host = host
+
+    async def make(self, source: ModelSource, version: int) -> Model:
+        """The model of the final configuration, not started. Raises ServerError."""
+        assert source.config is not None
+        config, backend = self._backends.resolve(source.config)
+        _check_parameters(config)
+        path = source.versions[version].absolute()
+        completed = None
+        if self._asks_models and config.platform != "ensemble":
+            check_stub_name(config.name)
+            completed = await auto_complete(
+                initialize_args(config, version, source.path, instance=None),
+                path,
+                config.default_model_filename,
+                backend,
+                self._host.warm_parent,
+                self._host.start_timeout_s,
+                partial(model_output, f"{config.name} auto-complete"),
+            )
+        config = config.complete(completed)
+        _check_supported(config)
+        model = Model(config, version, path, source.path.absolute(), self._host, backend)
+        model.metadata = config.metadata(list(source.versions))
+        return model
+
+
+def _check_parameters(config: ModelConfig) -> None:
+    value = config.parameters.get(_FORCE_CPU, "yes")
+    if value not in ("yes", "no"):
+        # The quote without a partner is the original's.
+        raise ServerError(Code.UNSUPPORTED, f"Incorrect value for {_FORCE_CPU}: {value}'")
+
+
+def _check_supported(config: ModelConfig) -> None:
+    """Refuse what would be served wrongly because it is not built yet; warn of what would only be missed."""
+    refused: list[str] = [name for name in ("ensemble_scheduling",) if name in config.json]
+    sequences = config.json.get("sequence_batching")
+    if sequences is not None and not sequences["iterative_sequence"]:
+        refused.append("sequence_batching")
+    elif sequences is not None:
+        refused += [f"sequence_batching.{name}" for name in ("control_input", "state") if sequences[name]]
+    if "EXECUTION_ENV_PATH" in config.parameters:
+        refused.append("EXECUTION_ENV_PATH")
+    if refused:
+        raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")
+    missed = [name for name in ("model_warmup", "response_cache") if config.json.get(name)]
+    batching = config.dynamic_batching
+    if batching is not None:
+        policies = {batching.default_queue_policy, *batching.priority_queue_policies.values()}
+        missed += ["queue policies"] if policies != {QueuePolicy()} else []
+        missed += ["priority_levels"] if batching.priority_levels else []
+        missed += ["preserve_ordering"] if batching.preserve_ordering else []
+    for name in missed:
+        _log.warning(f"model '{config.name}': '{name}' is not supported yet and has no effect")
