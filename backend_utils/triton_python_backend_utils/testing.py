@@ -11,30 +11,43 @@
             assert pb_utils.get_output_tensor_by_name(response, "SUM").as_numpy().tolist() == [2] * 4
 
 The model sees what it would see in a server: its import rules, the arguments of ``initialize``, tensors as they are
-received, an ``execute`` whose result is checked. An exception it raises reaches the test as it is.
+received, an ``execute`` whose result is checked, response senders, a loop for its coroutines. An exception it raises
+reaches the test as it is. What it logs goes to Python's ``logging``, under the name ``pb_utils``; its metrics are kept
+here.
 """
 
+import concurrent.futures
 import contextlib
+import inspect
 import json
+import logging
 import os
 import sys
 from types import ModuleType, TracebackType
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Type, Union
-
-import numpy as np
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Type, Union
 
 from triton_python_backend_utils._errors import TritonModelException
 from triton_python_backend_utils._host import hosting
+from triton_python_backend_utils._local_execution import Batch, Coroutines, received_request, received_response
+from triton_python_backend_utils._local_metrics import LocalMetric, LocalMetrics
+from triton_python_backend_utils._logger import LogLevel
 from triton_python_backend_utils._model import Model, WrongReturn, check_returned
 from triton_python_backend_utils._request import InferenceRequest
 from triton_python_backend_utils._response import InferenceResponse
-from triton_python_backend_utils._tensor import Tensor
 
-__all__ = ["Answer", "LoadedModel", "WrongReturn", "load_model"]
+__all__ = ["Answer", "LoadedModel", "LocalMetric", "WrongReturn", "load_model"]
 
-Array = Any  # np.ndarray, whose parameters differ between numpy versions
-Answer = Callable[[InferenceRequest], InferenceResponse]
-"""Stands for another model: what a request to it is answered with."""
+Answer = Callable[[InferenceRequest], Union[InferenceResponse, Iterable[InferenceResponse]]]
+"""Stands for another model: what a request to it is answered with; several responses for a decoupled one."""
+
+_log = logging.getLogger("pb_utils")
+_LEVELS = {
+    LogLevel.INFO: logging.INFO,
+    LogLevel.WARNING: logging.WARNING,
+    LogLevel.ERROR: logging.ERROR,
+    LogLevel.VERBOSE: logging.DEBUG,
+}
+_TIMEOUT_S = 30.0
 
 
 def load_model(
@@ -107,6 +120,9 @@ class LoadedModel:
         self._path: List[str] = []
         self._root = model_dir + os.sep
         self._outputs = [output["name"] for output in config.get("output", ())]
+        self._decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
+        self._coroutines = Coroutines()
+        self._metrics = LocalMetrics()
         with self._at_home():
             self._model = Model(path, self.model_dir, model_dir, version)
             self._model.instantiate()
@@ -118,20 +134,68 @@ class LoadedModel:
         """The ``TritonPythonModel``."""
         return self._model.instance
 
-    def execute(self, requests: Sequence[InferenceRequest]) -> List[InferenceResponse]:
+    def execute(self, requests: Sequence[InferenceRequest], timeout_s: float = _TIMEOUT_S) -> List[Any]:
         """Have the model execute a batch; its responses, with the outputs that were asked for, as a client gets them.
 
-        Raises :class:`WrongReturn` when the model returned anything but a list of one response for each request.
+        One response for each request, whether the model returned it or sent it; of a decoupled model a list of
+        responses for each. Waits until every request is answered to the end, by whatever thread or coroutine; a
+        request that the model wants to see again is executed again.
+
+        Raises :class:`WrongReturn` when the model returned what it may not, TimeoutError when an answer is missing
+        after ``timeout_s``, and whatever the model raises.
         """
-        received = [_received_request(request, self._outputs) for request in requests]
+        responses: List[List[InferenceResponse]] = [[] for _ in requests]
+        places = list(range(len(requests)))
         with self._at_home():
-            returned = self._model.execute(received)
-            responses = check_returned(returned, received, self.args["model_instance_name"], decoupled=False)
-        return [
-            _received_response(response, request)
-            for response, request in zip(responses, received)
-            if response is not None
-        ]
+            while places:
+                batch = Batch([requests[place] for place in places], self._outputs, self._decoupled)
+                self._run(batch, timeout_s)
+                for place, answered in zip(places, batch.responses):
+                    responses[place] += answered
+                places = [places[index] for index in batch.rescheduled]
+        return responses if self._decoupled else [response for (response,) in responses]
+
+    def _run(self, batch: Batch, timeout_s: float) -> None:
+        """Have the model execute a batch, and wait for the last answer."""
+        background: Optional["concurrent.futures.Future[Any]"] = None
+        returned = self._model.execute(batch.received)
+        if inspect.iscoroutine(returned):
+            future = self._coroutines.start(returned)
+            if self._decoupled:
+                background, returned = future, None
+                future.add_done_callback(batch.wake)
+            else:
+                try:
+                    returned = future.result(timeout_s)
+                except concurrent.futures.TimeoutError:
+                    if future.done():
+                        raise
+                    raise TimeoutError(f"execute() has not ended {timeout_s:g} s on") from None
+        name = self.args["model_instance_name"]
+        batch.settle(check_returned(returned, batch.received, name, self._decoupled))
+        del returned
+
+        def failure() -> Optional[BaseException]:
+            return background.exception() if background is not None and background.done() else None
+
+        batch.wait(timeout_s, failure)
+
+    def is_ready(self) -> bool:
+        """Ask the model's own ``is_ready``; True when it has none. Raises :class:`WrongReturn` for what is no bool."""
+        check = getattr(self._model.instance, "is_ready", None)
+        if not callable(check):
+            return True
+        with self._at_home():
+            ready = check()
+            if inspect.iscoroutine(ready):
+                ready = self._coroutines.start(ready).result()
+        if type(ready) is not bool:
+            raise WrongReturn("is_ready() must return a boolean value")
+        return ready
+
+    def metric(self, name: str, labels: Optional[Mapping[str, str]] = None) -> LocalMetric:
+        """A metric that the model made: its ``value``, or what it has ``observed``. Raises KeyError without one."""
+        return self._metrics.find(name, labels or {})
 
     def finalize(self) -> None:
         """Finalize the model, once."""
@@ -139,6 +203,7 @@ class LoadedModel:
             self._finalized = True
             self._may_call = False
             with self._at_home():
+                self._coroutines.stop()
                 self._model.finalize()
 
     def __enter__(self) -> "LoadedModel":
@@ -156,29 +221,45 @@ class LoadedModel:
 
     def infer(self, request: InferenceRequest) -> InferenceResponse:
         """Called by the model's ``request.exec()``."""
+        answer = self._answer(request)
+        if not isinstance(answer, InferenceResponse):
+            raise TritonModelException(
+                f"Requests to model '{request._model_name}' are answered as by a decoupled model: call it with "
+                "exec(decoupled=True)."
+            )
+        return received_response(answer, request._requested_output_names)
+
+    def stream(self, request: InferenceRequest) -> "_Stream":
+        """Called by the model's ``request.exec(decoupled=True)``."""
+        answer = self._answer(request)
+        responses = [answer] if isinstance(answer, InferenceResponse) else answer
+        return _Stream(received_response(response, request._requested_output_names) for response in responses)
+
+    def _answer(self, request: InferenceRequest) -> Union[InferenceResponse, Iterable[InferenceResponse]]:
         if not self._may_call:
             raise TritonModelException("BLS is only supported during the 'execute' function.")
         name = request._model_name
         answer = self._bls.get(name) if isinstance(self._bls, Mapping) else self._bls
         if answer is None:
             raise TritonModelException(f"Nothing answers requests to model '{name}': give load_model() a `bls` for it.")
-        received = _received_request(request, [])
-        return _received_response(answer(received), received)
-
-    def stream(self, request: InferenceRequest) -> "_OneResponse":
-        """Called by the model's ``request.exec(decoupled=True)``."""
-        return _OneResponse(self.infer(request))
+        return answer(received_request(request, []))
 
     def log(self, level: int, origin: str, text: str) -> None:
         """Called by ``pb_utils.Logger``."""
-        print(f"{'IWEI'[level]} {origin}] {text}", file=sys.stderr)
+        number = _LEVELS[LogLevel(level)]
+        if _log.isEnabledFor(number):
+            file, _, line = origin.rpartition(":")
+            _log.handle(_log.makeRecord(_log.name, number, file, int(line), text, (), None))
 
     def ask(self, topic: str, *arguments: Any) -> Any:
-        """Called by metrics and model control, which need a server."""
-        raise TritonModelException(f"There is no server to ask for '{topic}' in a test without one.")
+        """Called by metrics, and by model control, which needs a server."""
+        if not self._metrics.answers(topic):
+            raise TritonModelException(f"There is no server to ask for '{topic}' in a test without one.")
+        return self._metrics.perform(topic, arguments)
 
     def tell(self, topic: str, *arguments: Any) -> None:
-        """As :meth:`ask`; by finalizers, of which nobody hears."""
+        """As :meth:`ask`; by finalizers."""
+        self.ask(topic, *arguments)
 
     @contextlib.contextmanager
     def _at_home(self) -> Iterator[None]:
@@ -205,71 +286,14 @@ class LoadedModel:
         return any(isinstance(place, str) and (place + os.sep).startswith(self._root) for place in places)
 
 
-def _received_request(request: InferenceRequest, all_outputs: List[str]) -> InferenceRequest:
-    fields = [
-        request.request_id(),
-        request.correlation_id(),
-        request.flags(),
-        request.timeout(),
-        request._parameters,
-        list(request._requested_output_names),
-        [],
-    ]
-    received = InferenceRequest._received(fields, [_received_tensor(tensor) for tensor in request._inputs], all_outputs)
-    received._trace = request.trace()
-    return received
+class _Stream:
+    """The responses of a call as they come."""
 
-
-def _received_response(response: InferenceResponse, request: InferenceRequest) -> InferenceResponse:
-    """A model's response as its client gets it."""
-    error = response.error()
-    if error is not None:
-        return InferenceResponse(error=error)
-    wanted = request._requested_output_names
-    tensors = [tensor for tensor in response._output_tensors if not wanted or tensor._name in wanted]
-    received = InferenceResponse([_received_tensor(tensor) for tensor in tensors])
-    received._parameters = response._parameters
-    return received
-
-
-def _received_tensor(tensor: Tensor) -> Tensor:
-    name, code, shape, _ = tensor._transmit(_HEAP)
-    return Tensor._received(name, code, shape, tensor._data)
-
-
-class _OneResponse:
-    """A call's only response, as a stream."""
-
-    def __init__(self, response: InferenceResponse) -> None:
-        self._responses = [response]
+    def __init__(self, responses: Iterator[InferenceResponse]) -> None:
+        self._responses = responses
 
     def next(self) -> Optional[InferenceResponse]:
-        return self._responses.pop() if self._responses else None
+        return next(self._responses, None)
 
     def cancel(self) -> None:
-        """Nothing is under way."""
-
-
-class _OnHeap:
-    """A large tensor's bytes, in this process instead of in shared memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def array(self) -> Array:
-        return np.frombuffer(bytearray(self._data), np.uint8)
-
-    pristine = array
-
-    def reference(self) -> List[int]:
-        return []
-
-
-class _Heap:
-    """Where large tensors go."""
-
-    def place(self, data: Union[bytes, Array]) -> _OnHeap:
-        return _OnHeap(data if isinstance(data, bytes) else data.tobytes())
-
-
-_HEAP = _Heap()
+        """Whoever answers is not told: it answers when it is asked."""

@@ -63,7 +63,8 @@ class Caller:
         forked = self._line.is_forked
         if forked:
             copy_foreign(request._inputs, channel.store)
-        blocking = not forked and threading.current_thread() is threading.main_thread()
+        # Whether the execution goes on only after the answer; a stream may be read later, and by another thread.
+        blocking = not (forked or streaming) and threading.current_thread() is threading.main_thread()
         try:
             fields = [
                 request._request_id,

@@ -11,6 +11,7 @@ from atoll_ipc.wire import Kind
 from triton_python_backend_utils import InferenceRequest, InferenceResponse, ModelConfig, TritonModelException
 from triton_python_backend_utils._host import log_through_host, set_host
 from triton_python_backend_utils._iterator import ResponseSource
+from triton_python_backend_utils._logger import LogLevel
 from triton_python_backend_utils._model import Model
 
 from atoll_stub.calls import Caller
@@ -105,7 +106,7 @@ class Instance:
         return self._caller.stream(request)
 
     def log(self, level: int, origin: str, text: str) -> None:
-        if self._serving:
+        if self._serving or level == LogLevel.VERBOSE:  # only the server knows whether such lines are wanted
             self._line.channel().send([Kind.LOG, level, origin, text])
         else:
             _without_host(lambda: log_through_host(level, origin, text), self)

@@ -30,8 +30,9 @@ def render_exception(error: BaseException) -> str:
         text = str(error) or "<EMPTY MESSAGE>"
     except Exception as another:  # a model's own class of exceptions may fail at that
         text = f"<no text: its __str__ raised {type(another).__name__}>"
-    lines = [f"{type(error).__name__}: {text}", "", "At:"]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(_NOT_THE_MODELS):
-            lines.append(f"  {frame.filename}({frame.lineno}): {frame.name}")
-    return "\n".join(lines) + "\n"
+    frames = [
+        f"  {frame.filename}({frame.lineno}): {frame.name}\n"
+        for frame in reversed(traceback.extract_tb(error.__traceback__))
+        if not frame.filename.startswith(_NOT_THE_MODELS)
+    ]
+    return f"{type(error).__name__}: {text}" + ("\n\nAt:\n" + "".join(frames) if frames else "")

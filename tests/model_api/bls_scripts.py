@@ -17,9 +17,9 @@ from grpc_wire import RpcClient, infer_request
 from rendezvous import config, write
 from serving import Served
 
-__all__ = ["run", "stream", "texts", "write_scripted", "write_targets"]
+__all__ = ["BESIDE", "ECHO", "run", "stream", "texts", "write_scripted", "write_targets"]
 
-_BESIDE = """
+BESIDE = """
 import asyncio
 import gc
 import json
@@ -181,7 +181,7 @@ class TritonPythonModel:
         ]
 """
 
-_ECHO = """
+ECHO = """
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
@@ -202,16 +202,16 @@ def write_scripted(repository: Path, name: str = "scripted", kind: str = "", cou
     }[kind]
     more = "model_transaction_policy { decoupled: true }" if kind.startswith("stream") else ""
     text = config("IN:STRING", "OUT:STRING", count, more)
-    write(repository, name, code, text, bls_beside=_BESIDE)
+    write(repository, name, code, text, bls_beside=BESIDE)
 
 
 def write_targets(repository: Path) -> None:
     """Models to call: ``square``, ``echo``, ``mirror`` (tells what it got), and ``repeat``, which is decoupled."""
     write(repository, "square", _SQUARE, config("IN:INT32", "OUT:INT32"))
-    write(repository, "echo", _ECHO, config("IN:INT32", "OUT:INT32"))
-    write(repository, "mirror", _MIRROR, config("IN:INT32", "OUT:STRING"), bls_beside=_BESIDE)
+    write(repository, "echo", ECHO, config("IN:INT32", "OUT:INT32"))
+    write(repository, "mirror", _MIRROR, config("IN:INT32", "OUT:STRING"), bls_beside=BESIDE)
     decoupled = "model_transaction_policy { decoupled: true }"
-    write(repository, "repeat", _REPEAT, config("IN:STRING", "OUT:INT32", more=decoupled), bls_beside=_BESIDE)
+    write(repository, "repeat", _REPEAT, config("IN:STRING", "OUT:INT32", more=decoupled), bls_beside=BESIDE)
 
 
 def body(script: str) -> str:

@@ -1,4 +1,4 @@
-"""Single calls of other models: from coroutines, at the same time, nested, with odd tensors, and when things go wrong."""
+"""Single calls of other models: from coroutines, side by side, nested, with odd tensors, and when things go wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bls_scripts import run, write_scripted, write_targets
+from bls_scripts import ECHO, run, write_scripted, write_targets
 from calling import call, leased_blocks, metric, wait_until
 from rendezvous import Rendezvous, config, write
 from serving import Served, serve
@@ -61,13 +61,8 @@ def server(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     write_targets(repository)
     write(repository, "forwarder", FORWARDER, config("IN:INT32", "OUT:INT32"))
     write(repository, "mortal", MORTAL, config("IN:INT32", "OUT:INT32"))
-    write(repository, "two_or_three", MORTAL, TWO_OR_THREE)
-    write(
-        repository,
-        "echo_2d",
-        MORTAL.replace("< 0", "is None").replace("[0] is", " is"),
-        config("IN:INT32", "OUT:INT32").replace("[ -1 ]", "[ -1, -1 ]"),
-    )
+    write(repository, "two_or_three", ECHO, TWO_OR_THREE)
+    write(repository, "echo_2d", ECHO, config("IN:INT32", "OUT:INT32").replace("[ -1 ]", "[ -1, -1 ]"))
     with serve(repository) as served:
         yield served
 
@@ -173,9 +168,8 @@ def test_a_sequence_is_named_by_a_number_or_a_text(server: Served, correlation_i
     return seen + [json.loads(value(made.exec()))]
     """
     first, last = run(server, script)
-    expected = correlation_id or 0
-    assert (first["correlation_id"], first["flags"]) == (expected, 1)
-    assert (last["correlation_id"], last["flags"]) == (expected, 2)
+    assert (first["correlation_id"], first["flags"]) == (correlation_id, 1)
+    assert (last["correlation_id"], last["flags"]) == (correlation_id, 2)
 
 
 @pytest.mark.spec("python_backend:Q51")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bls_scripts import run, stream, texts, write_scripted, write_targets
+from bls_scripts import BESIDE, run, stream, texts, write_scripted, write_targets
 from calling import in_background, leased_blocks, metric, wait_until
 from grpc_wire import RpcClient
-from rendezvous import Rendezvous
+from rendezvous import Rendezvous, config, write
 from serving import Served, serve
 
 MODELS = ("scripted", "scripted_async", "scripted_stream", "square", "repeat")
@@ -23,6 +23,8 @@ def server(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     write_scripted(repository, "scripted_stream", "stream")
     write_scripted(repository, "scripted_stream_async", "stream_async")
     write_targets(repository)
+    decoupled = "model_transaction_policy { decoupled: true }"
+    write(repository, "countdown", COUNTDOWN, config("IN:INT32", "OUT:STRING", more=decoupled), bls_beside=BESIDE)
     with serve(repository) as served:
         yield served
 
@@ -276,6 +278,29 @@ def test_an_iterator_dropped_before_its_first_response(server: Served, rendezvou
 
 
 # -- in decoupled models
+
+
+COUNTDOWN = """
+import threading
+from bls_beside import answer, ints, pb_utils, request, values
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for received in requests:
+            number = int(received.inputs()[0].as_numpy()[0])
+            responses = request("countdown", ints(number - 1)).exec(decoupled=True) if number else []
+            threading.Thread(target=self.relay, args=(received.get_response_sender(), number, responses)).start()
+
+    def relay(self, sender, number, responses):
+        sender.send(answer([number, *filter(None, values(responses))]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
+
+def test_a_model_streams_from_itself_when_it_returns_before_it_reads(server: Served) -> None:
+    script = "return values(request('countdown', ints(3)).exec(decoupled=True))"
+    (text, end) = run(server, script)
+    assert (json.loads(text), end) == ([3, '[2, "[1, \\"[0]\\"]"]'], None)
 
 
 @pytest.mark.spec("python_backend:C250")

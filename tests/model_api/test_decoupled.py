@@ -390,7 +390,9 @@ def test_http_and_unary_calls_are_refused(served: Served) -> None:
 
 def test_a_long_stream_of_large_responses_uses_no_more_memory_than_a_few(served: Served) -> None:
     pid = served.stubs()["blocks_0_0"]
-    request = infer_request("blocks", {"name": "IN", "datatype": "UINT8", "shape": [1]}, raw_input_contents=[bytes([200])])
+    request = infer_request(
+        "blocks", {"name": "IN", "datatype": "UINT8", "shape": [1]}, raw_input_contents=[bytes([200])]
+    )
     chunks = 0
     with RpcClient(served.grpc_url) as client:
         for number, message in enumerate(client.stream([request])):
@@ -443,4 +445,3 @@ def test_a_stub_that_dies_ends_its_open_requests_with_an_error(driver: Driver, r
     assert len(errors) == 2
     assert all("Stub process 'single_0_0' is not healthy." in error for error in errors)
     assert outs(driver.all("single", "ok")) == ["ok"]
-

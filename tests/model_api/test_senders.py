@@ -189,7 +189,8 @@ class TritonPythonModel:
                 answer = pb_utils.InferenceResponse([tensor], parameters=parameters)
                 assert json.loads(answer.parameters()) == parameters
             except pb_utils.TritonModelException as error:
-                answer = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+                error = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+                answer = pb_utils.InferenceResponse(error=error)
             answers.append(answer)
         return answers
 """
@@ -342,8 +343,10 @@ def test_response_parameters_arrive(driver: Driver, parameters: dict[str, Any]) 
     arrived = message.infer_response.parameters
     assert arrived.pop("triton_final_response").bool_param is True
     kinds: dict[type, Callable[[Any], Any]] = {
-        bool: lambda value: value.bool_param, int: lambda value: value.int64_param, str: lambda value: value.string_param
-    }  # fmt: skip
+        bool: lambda value: value.bool_param,
+        int: lambda value: value.int64_param,
+        str: lambda value: value.string_param,
+    }
     assert {name: kinds[type(parameters[name])](value) for name, value in arrived.items()} == parameters
 
 

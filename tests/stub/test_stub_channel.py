@@ -174,17 +174,18 @@ def test_a_question_of_another_kind_is_answered_by_its_number(twin: SupervisorTw
     assert second.next() == [Kind.ANSWER, second.id, "b", None]
 
 
-def test_a_call_that_is_closed_releases_what_its_answers_referred_to(twin: SupervisorTwin) -> None:
+def test_a_call_that_is_closed_releases_what_its_answers_referred_to_at_once(twin: SupervisorTwin) -> None:
     call = twin.channel.call(Kind.INFER, "fields")
+    twin.receive(Kind.INFER)
     unread, late = (twin.place(b"hello") for _ in range(2))
     twin.send(*[reply(call.id, [[["A", 2, [5], unread[1]]], None, None], final=False) for _ in range(2)])
     call.next()
     twin.channel.poll()
     call.close()
-    assert twin.store.take_released() == [unread[0].key]  # of the one that was not taken
+    assert twin.receive(Kind.RELEASE) == [Kind.RELEASE, [list(unread[0].key)]]  # of the one that was not taken
     twin.send(reply(call.id, [[["A", 2, [5], late[1]]], None, None]), [Kind.FINALIZE])
     twin.channel.next_command()
-    assert twin.store.take_released() == [late[0].key]
+    assert twin.receive(Kind.RELEASE) == [Kind.RELEASE, [list(late[0].key)]]
     call.close()
 
 
@@ -193,7 +194,7 @@ def test_a_call_that_cannot_be_sent_is_forgotten(twin: SupervisorTwin) -> None:
         twin.channel.call(Kind.INFER, object())
     twin.send(reply(1, [[["A", 2, [5], twin.place(b"hello")[1]]], None, None]), [Kind.FINALIZE])
     assert twin.channel.next_command() == [Kind.FINALIZE]
-    assert len(twin.store.take_released()) == 1
+    assert len(twin.receive(Kind.RELEASE)[1]) == 1
 
 
 # -- what finalizers do

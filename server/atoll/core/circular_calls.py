@@ -20,7 +20,7 @@ __all__ = ["check_calls"]
 
 
 def check_calls(model: Model, request: Request) -> None:
-    """Raises ServerError UNAVAILABLE when ``request``, which another model's execution waits for, would wait for ever."""
+    """Raises ServerError UNAVAILABLE when ``request``, which an execution waits for, would itself wait for ever."""
     if request.callers and _all_stuck(model.instances, request):
         chain = " -> ".join([*reversed(request.callers), model.name])
         raise ServerError(

@@ -181,8 +181,8 @@ class Loader:
                 else:
                     found += scan.find_model([path], name, options)
             if len(found) != 1:
-                reason = "not unique across all model repositories" if found else "unable to find it in the repositories"
-                raise ServerError(Code.NOT_FOUND, reason)
+                reason = "not unique across all model" if found else "unable to find it in the"
+                raise ServerError(Code.NOT_FOUND, f"{reason} repositories")
             source = found[0]
             if config:
                 source = scan.read_model(source.path, source.repository, options, name=name, override=config)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from atoll.core.model import Model, ModelHost, initialize_args
+from atoll.core.instance_settings import initialize_args
+from atoll.core.model import Model, ModelHost
 from atoll.errors import Code, ServerError
 from atoll.instances.auto_complete import auto_complete
 from atoll.observe.log import model_output

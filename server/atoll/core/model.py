@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Hashable
@@ -14,23 +13,23 @@ from typing import Any, Protocol
 from atoll_ipc.memory import Arena, ArenaSettings, Block, OutOfSharedMemory, Slice
 from atoll_ipc.wire import INLINE_NBYTES
 
+from atoll.core.instance_settings import instance_settings
 from atoll.core.labels import read_labels
 from atoll.core.reshape import fill, fits
 from atoll.core.validation import Validator
 from atoll.errors import Code, ServerError
 from atoll.inference import SEQUENCE_START, Request, Response, Tensor
 from atoll.instances.exchange import Execution
-from atoll.instances.instance import Answer, Instance, InstanceSettings, State
+from atoll.instances.instance import Answer, Instance, State
 from atoll.instances.warm_parent import WarmParent
 from atoll.observe.log import log_from, model_output
 from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics
-from atoll.repository import config as config_module
 from atoll.repository.config import ModelConfig, TensorSpec
 from atoll.scheduling.dispatcher import Dispatcher
 from atoll.scheduling.queues import DynamicBatcher, FifoQueue, Queue
 
-__all__ = ["Model", "ModelHost", "initialize_args"]
+__all__ = ["Model", "ModelHost"]
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +91,9 @@ class Model:
         self.is_loading = False
         self.instances = [
             Instance(settings, host.warm_parent, self, host.take_chunk_ids)
-            for settings in _instance_settings(config, version, version_dir, model_dir, host, backend)
+            for settings in instance_settings(
+                config, version, version_dir, model_dir, backend, host.arena_settings, host.start_timeout_s
+            )
         ]
         self._dispatcher = Dispatcher(_queue(config), self.instances)
 
@@ -201,16 +202,9 @@ class Model:
         request.accepted_by = self
         self._dispatcher.submit(request)
 
-    def check_calls(self, request: Request) -> None:
-        """Refuse a call that waits for itself: each of our instances waits, over other models, for this request."""
-        waiting = request.callers
-        if waiting and all(instance.name in waiting for instance in self.instances):
-            chain = " -> ".join([*reversed(waiting), self.name])
-            raise ServerError(
-                Code.UNAVAILABLE,
-                f"circular call with no instance to spare: {chain}. Every instance of '{self.name}' waits for this "
-                "call; raise the count of its instance_group",
-            )
+    def is_queued(self, request: Request) -> bool:
+        """Whether no instance has the request yet."""
+        return request in self._dispatcher.queue.requests
 
     def allocate(self, nbytes: int) -> Block:
         """Memory for a request's body. Raises ServerError UNAVAILABLE when there is none."""
@@ -311,9 +305,17 @@ class Model:
             for request in requests:
                 self._fail(request, error)
             return
+        again = []
         for request in requests:
             request.flags &= ~SEQUENCE_START
-        self._dispatcher.again(instance, requests)
+            if request.cancelled:
+                self._fail(request, ServerError(Code.CANCELLED, "Request cancelled"), Failure.CANCELED)
+            elif instance.state is not State.READY:
+                self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
+            else:
+                again.append(request)
+        if again:
+            self._dispatcher.again(instance, again)
 
     def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
         self._host.infer_nested(request, streaming)
@@ -335,6 +337,13 @@ class Model:
         self._dispatcher.freed(instance)
 
     def instance_died(self, instance: Instance, unstarted: list[Request], reason: str) -> None:
+        if self._iterative:
+            # What a sequence has come to, only that instance knew.
+            error = ServerError(Code.INTERNAL, f"Stub process '{instance.name}' is not healthy. {reason}")
+            for request in unstarted:
+                if not request.flags & SEQUENCE_START:
+                    self._fail(request, error, Failure.BACKEND)
+            unstarted = [request for request in unstarted if request.flags & SEQUENCE_START]
         self._dispatcher.give_back(unstarted)
 
     def chunks_gone(self, chunk_ids: list[int]) -> None:
@@ -346,44 +355,6 @@ class Model:
 
 _LOG_LEVELS = {0: logging.INFO, 1: logging.WARNING, 2: logging.ERROR, 3: logging.INFO - 1}  # as LogLevel numbers them
 _EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()
-
-
-def _instance_settings(
-    config: ModelConfig, version: int, version_dir: Path, model_dir: Path, host: ModelHost, backend: Path | None
-) -> list[InstanceSettings]:
-    return [
-        InstanceSettings(
-            name=instance.name,
-            title=f"triton_python_backend_stub {config.name} {instance.name}",
-            model_name=config.name,
-            version=version,
-            version_dir=str(version_dir),
-            filename=config.default_model_filename,
-            backend_file=None if backend is None else str(backend),
-            args=initialize_args(config, version, model_dir, instance),
-            outputs=list(config.outputs),
-            decoupled=config.decoupled,
-            arena=host.arena_settings,
-            start_timeout_s=host.start_timeout_s,
-        )
-        for group in config.instance_groups
-        for instance in group.instances
-    ]
-
-
-def initialize_args(
-    config: ModelConfig, version: int, model_dir: Path, instance: config_module.Instance | None
-) -> dict[str, str]:
-    """What the model's ``initialize`` gets; without an instance, what its ``auto_complete_config`` may know."""
-    return {
-        "model_config": json.dumps(config.json),
-        "model_instance_kind": instance.kind if instance else "CPU",
-        "model_instance_name": instance.name if instance else config.name,
-        "model_instance_device_id": str(instance.device_id if instance else 0),
-        "model_repository": str(model_dir.absolute()),
-        "model_version": str(version),
-        "model_name": config.name,
-    }
 
 
 def _queue(config: ModelConfig) -> Queue:

@@ -13,6 +13,7 @@ from atoll_ipc.memory import ArenaSettings
 
 from atoll import __version__
 from atoll.core.catalog import NOT_UNIQUE, Catalog, parse_version
+from atoll.core.circular_calls import check_calls
 from atoll.core.loading import Loader
 from atoll.core.model import Model
 from atoll.errors import Code, ServerError
@@ -218,10 +219,12 @@ class Server:
 
     async def check_model_ready(self, name: str, version: str = "") -> bool:
         """As :meth:`is_model_ready`, and the model's own ``is_ready`` is asked where it has one."""
-        if not self.is_model_ready(name, version):
+        number = parse_version(version)
+        try:
+            model = self._catalog.find(name, number)
+        except ServerError:
             return False
-        model = self._catalog.find(name, parse_version(version))
-        reason = await model.not_ready_reason()
+        reason = "the server is stopping" if self._stopping else await model.not_ready_reason()
         if reason is not None:
             log_verbose(1, f"Model '{name}' version {model.version} is not ready: {reason}")
         return reason is None
@@ -286,7 +289,7 @@ class Server:
                 "the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' "
                 "calls for decoupled models.'",
             )
-        model.check_calls(request)
+        check_calls(model, request)
         if model.has_check:
             task = asyncio.ensure_future(self._infer_when_ready(model, request))
             self._nested.add(task)

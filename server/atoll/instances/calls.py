@@ -13,6 +13,7 @@ from atoll.inference import Request, Response
 from atoll.instances.channel import Channel
 
 if TYPE_CHECKING:
+    from atoll.instances.exchange import Execution
     from atoll.instances.instance import Instance
 
 __all__ = ["Answer", "CallOwner", "Calls"]
@@ -45,6 +46,7 @@ class Calls:
         self._instance = instance
         self._owner = owner
         self._requests: dict[int, Request] = {}
+        self._blocking: dict[int, Execution] = {}  # the calls that hold up an execution
 
     def on_message(self, message: list[Any], channel: Channel) -> None:
         """Raises ValueError for a kind that does not belong here."""
@@ -94,6 +96,7 @@ class Calls:
         executions = self._instance.executions
         if blocking and executions:
             request.callers = (self._instance.name, *executions[0].requests[0].callers)
+            self._blocking[call_id] = executions[0]
         self._requests[call_id] = request
         try:
             self._owner.infer_for(self._instance, request, streaming=streaming)
@@ -107,9 +110,16 @@ class Calls:
         if request is not None:
             self._owner.cancel_for(self._instance, request)
 
+    def waits_for(self) -> list[Request]:
+        """The calls that the current execution waits for; with several, it may go on after any of them."""
+        executions = self._instance.executions
+        current = executions[0] if executions else None
+        return [self._requests[call_id] for call_id, holding in self._blocking.items() if holding is current]
+
     def end(self) -> None:
         """The process is gone: nobody waits any more."""
         requests, self._requests = list(self._requests.values()), {}
+        self._blocking.clear()
         for request in requests:
             self._owner.cancel_for(self._instance, request)
 
@@ -125,6 +135,7 @@ class Calls:
     def _reply(self, channel: Channel, call_id: int, response: Response) -> None:
         if response.final:
             self._requests.pop(call_id, None)
+            self._blocking.pop(call_id, None)
         failure = response.error
         answer = None
         if not response.empty:

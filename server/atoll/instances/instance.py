@@ -181,6 +181,10 @@ class Instance:
     def recent_execution_ns(self) -> int:
         return self._exchange.recent_execution_ns
 
+    def waits_for(self) -> list[Request]:
+        """The calls that what it executes waits for."""
+        return self._calls.waits_for()
+
     @property
     def open_count(self) -> int:
         """Requests whose execution has ended and whose last response is still to come."""
