@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Union
+from typing import Any, Callable, Coroutine, List, Optional, Sequence, Union
 
 import numpy as np
 
@@ -132,7 +132,8 @@ class Coroutines:
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks))
         finally:
             asyncio.set_event_loop(None)
             loop.close()

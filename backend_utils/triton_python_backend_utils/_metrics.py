@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 
 from triton_python_backend_utils._arguments import number, text
 from triton_python_backend_utils._errors import TritonModelException
-from triton_python_backend_utils._host import get_host
+from triton_python_backend_utils._host import Host, get_host
 
 __all__ = ["Metric", "MetricFamily", "MetricKind"]
 
@@ -35,12 +35,14 @@ class MetricFamily:
     HISTOGRAM = MetricKind.HISTOGRAM
 
     def __init__(self, name: str, description: str, kind: MetricKind) -> None:
-        self._alive = _Alive(False)
+        self._alive = _Alive()
         name, description = text(name, "name"), text(description, "description")
         if not isinstance(kind, MetricKind):
             raise TypeError(f"kind must be one of MetricFamily's kinds, not {type(kind).__name__}")
         self._kind = kind
-        self._id: int = _ask("Error when creating MetricFamily: ", "create_family", name, description, int(kind))
+        self._host = get_host()
+        arguments = (name, description, int(kind))
+        self._id: int = _ask(self._host, "Error when creating MetricFamily: ", "create_family", *arguments)
         self._alive.value = True
 
     def Metric(self, labels: Optional[Dict[str, str]] = None, buckets: Optional[List[float]] = None) -> "Metric":
@@ -59,18 +61,20 @@ class MetricFamily:
             raise TritonModelException("Failed to create metric. Unexpected buckets found.")
         pairs = [[_label(key), _label(value)] for key, value in (labels or {}).items()]
         bounds = None if buckets is None else [number(bound, "buckets") for bound in buckets]
-        return Metric(self._alive, _ask("Error when creating Metric: ", "create_metric", self._id, pairs, bounds))
+        metric = _ask(self._host, "Error when creating Metric: ", "create_metric", self._id, pairs, bounds)
+        return Metric(self._host, self._alive, metric)
 
     def __del__(self) -> None:
         if self._alive.value:
             self._alive.value = False
-            get_host().tell("delete_family", self._id)
+            self._host.tell("delete_family", self._id)
 
 
 class Metric:
     """One series of a family; made by ``family.Metric(…)``."""
 
-    def __init__(self, family: "_Alive", id: int) -> None:
+    def __init__(self, host: Host, family: "_Alive", id: int) -> None:
+        self._host = host
         self._family = family
         self._id = id
 
@@ -93,7 +97,7 @@ class Metric:
     def _call(self, prefix: str, operation: str, *arguments: float) -> Any:
         if not self._family.value:
             raise TritonModelException(prefix + _DELETED)
-        return _ask(prefix, operation, self._id, *arguments)
+        return _ask(self._host, prefix, operation, self._id, *arguments)
 
 
 class _Alive:
@@ -101,8 +105,8 @@ class _Alive:
 
     __slots__ = ("value",)
 
-    def __init__(self, value: bool) -> None:
-        self.value = value
+    def __init__(self) -> None:
+        self.value = False
 
 
 def _label(value: Any) -> Any:
@@ -110,8 +114,8 @@ def _label(value: Any) -> Any:
     return value if isinstance(value, str) else None
 
 
-def _ask(prefix: str, topic: str, *arguments: Any) -> Any:
+def _ask(host: Host, prefix: str, topic: str, *arguments: Any) -> Any:
     try:
-        return get_host().ask(topic, *arguments)
+        return host.ask(topic, *arguments)
     except TritonModelException as error:
         raise TritonModelException(prefix + str(error)) from None

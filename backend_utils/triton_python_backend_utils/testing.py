@@ -60,10 +60,11 @@ def load_model(
 ) -> "LoadedModel":
     """Import a model from ``<model_dir>/<version>`` and initialize it; leaving the result's context finalizes it.
 
-    ``version`` is by default the highest there is. ``config`` is the model's configuration, as a dict or JSON text:
-    ``initialize`` gets it as ``args["model_config"]``, with the model's name added. (``config.pbtxt`` is not read.)
-    ``args`` replace others of what ``initialize`` gets, such as ``model_instance_kind="GPU"``. ``bls`` answers the
-    requests that the model itself makes: one function for all, or one for each model name.
+    ``version`` is by default the highest there is; without any, ``model.py`` may lie in ``model_dir`` itself.
+    ``config`` is the model's configuration, as a dict or JSON text: ``initialize`` gets it as ``args["model_config"]``,
+    with the model's name added. (``config.pbtxt`` is not read.) ``args`` replace others of what ``initialize`` gets,
+    such as ``model_instance_kind="GPU"``. ``bls`` answers the requests that the model itself makes: one function for
+    all, or one for each model name.
 
     Raises FileNotFoundError when there is no such version, TypeError for an unknown argument, and whatever the model
     raises.
@@ -72,28 +73,34 @@ def load_model(
     settings: Dict[str, Any] = dict(json.loads(config) if isinstance(config, str) else config or {})
     name = args.get("model_name") or settings.get("name") or os.path.basename(model_dir)
     settings.setdefault("name", name)
-    version = _latest(model_dir) if version is None else str(version)
+    filename = str(settings.get("default_model_filename") or "model.py")
+    version_dir = os.path.join(model_dir, str(version)) if version is not None else _latest(model_dir, filename)
     all_args = {
         "model_config": json.dumps(settings),
         "model_instance_kind": "CPU",
         "model_instance_name": f"{name}_0_0",
         "model_instance_device_id": "0",
         "model_repository": model_dir,
-        "model_version": version,
+        "model_version": "1" if version_dir == model_dir else os.path.basename(version_dir),
         "model_name": name,
     }
     unknown = sorted(set(args) - set(all_args))
     if unknown:
         raise TypeError(f"initialize gets no argument '{unknown[0]}'; it gets {', '.join(all_args)}")
     all_args.update(args)
-    return LoadedModel(model_dir, version, settings, all_args, bls)
+    path = os.path.join(version_dir, filename)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Python model file not found in '{path}'")
+    return LoadedModel(path, model_dir, settings, all_args, bls)
 
 
-def _latest(model_dir: str) -> str:
+def _latest(model_dir: str, filename: str) -> str:
     versions = [entry for entry in os.listdir(model_dir) if entry.isdecimal()]
-    if not versions:
-        raise FileNotFoundError(f"no version of a model in {model_dir}: no directory there is named by a number")
-    return max(versions, key=int)
+    if versions:
+        return os.path.join(model_dir, max(versions, key=int))
+    if os.path.isfile(os.path.join(model_dir, filename)):
+        return model_dir
+    raise FileNotFoundError(f"no version of a model in {model_dir}: no directory there is named by a number")
 
 
 class LoadedModel:
@@ -101,18 +108,15 @@ class LoadedModel:
 
     def __init__(
         self,
+        path: str,
         model_dir: str,
-        version: str,
         config: Dict[str, Any],
         args: Dict[str, str],
         bls: Union[Answer, Mapping[str, Answer], None],
     ) -> None:
         self.config = config
         self.args = args
-        self.model_dir = os.path.join(model_dir, version)
-        path = os.path.join(self.model_dir, config.get("default_model_filename") or "model.py")
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"Python model file not found in '{path}'")
+        self.model_dir = os.path.dirname(path)
         self._bls = bls
         self._may_call = False
         self._finalized = False
@@ -124,7 +128,7 @@ class LoadedModel:
         self._coroutines = Coroutines()
         self._metrics = LocalMetrics()
         with self._at_home():
-            self._model = Model(path, self.model_dir, model_dir, version)
+            self._model = Model(path, self.model_dir, model_dir, args["model_version"])
             self._model.instantiate()
             self._model.initialize(dict(args))
         self._may_call = True
@@ -157,7 +161,7 @@ class LoadedModel:
 
     def _run(self, batch: Batch, timeout_s: float) -> None:
         """Have the model execute a batch, and wait for the last answer."""
-        background: Optional["concurrent.futures.Future[Any]"] = None
+        background: Optional[concurrent.futures.Future[Any]] = None
         returned = self._model.execute(batch.received)
         if inspect.iscoroutine(returned):
             future = self._coroutines.start(returned)

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from atoll_protos import messages
 from calling import call, wait_until
+from grpc_wire import RpcClient
+from rendezvous import write
 from serving import Served, write_model
 
 __all__ = [
@@ -20,13 +23,16 @@ __all__ = [
     "is_ready",
     "json_config",
     "load",
+    "load_over_grpc",
     "reason",
     "state",
     "unload",
+    "unload_over_grpc",
     "wait_until_unloaded",
     "word_of",
     "write_answering",
     "write_controller",
+    "write_gated",
 ]
 
 CONTROLLER = """
@@ -69,6 +75,22 @@ class TritonPythonModel:
     def finalize(self):
         print("WORD has gone")
 """
+_GATED = """
+from rendezvous import at
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        at("initialize")
+
+    def execute(self, requests):
+        at("execute")
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", r.inputs()[0].as_numpy())]) for r in requests]
+
+    def finalize(self):
+        at("finalize")
+"""
+
 _STRINGS = """
 backend: "python"
 input [ { name: "IN" data_type: TYPE_STRING dims: [ -1 ] } ]
@@ -85,6 +107,11 @@ def write_controller(repository: Path, name: str = "controller", code: str = CON
 def write_answering(repository: Path, name: str, word: str, more: str = "", version: int = 1) -> Path:
     """A model that answers with a word; ``more`` is for its configuration. Its folder."""
     return write_model(repository, name, answering(word), _STRINGS + more, version)
+
+
+def write_gated(repository: Path, name: str = "gated") -> Path:
+    """A model that stops at each step of its life until it is let go; identity on UINT8. Its folder."""
+    return write(repository, name, _GATED)
 
 
 def answering(word: str) -> str:
@@ -113,6 +140,23 @@ def load(served: Served, name: str, config: str = "", files: Mapping[str, str] |
     if config:
         parameters["config"] = config
     assert control(served, name, "load", parameters) == (200, b"")
+
+
+def load_over_grpc(served: Served, name: str, config: str, files: Mapping[str, str]) -> None:
+    """The same over gRPC. Raises RpcError."""
+    value = messages.ModelRepositoryParameter
+    parameters = {path: value(bytes_param=text.encode()) for path, text in files.items()}
+    with RpcClient(served.grpc_url) as client:
+        client.call(
+            "RepositoryModelLoad",
+            model_name=name,
+            parameters={**parameters, "config": value(string_param=config)},
+        )
+
+
+def unload_over_grpc(served: Served, name: str) -> None:
+    with RpcClient(served.grpc_url) as client:
+        client.call("RepositoryModelUnload", model_name=name)
 
 
 def unload(served: Served, name: str) -> None:

@@ -244,6 +244,7 @@ def test_each_level_is_logged_with_file_and_line_from_initialize_to_finalize(ser
 
 @pytest.mark.spec("python_backend:C195")
 def test_what_is_said_before_initialize_goes_to_stderr_in_the_form_of_the_log(served: Served) -> None:
+    served.wait_for_log(r"model\.py:\d+\]  __init__", times=2)
     said = {instance: direct(served, instance) for instance in ("levels_0_0", "levels auto-complete")}
     assert said["levels_0_0"] == [
         ("I", line_of(LEVELS, '"import"'), "import"),
@@ -271,6 +272,7 @@ def test_verbose_lines_show_only_where_the_server_is_verbose(models: Path, serve
 @pytest.mark.spec("python_backend:Q89")
 def test_any_text_is_one_line(served: Served) -> None:
     infer(served, "said")
+    served.wait_for_log("bytes are text here")
     texts = said(served, "said_0_0")["I"]
     assert texts.pop() == "bytes are text here"
     got = dict(zip(texts[::2], texts[1::2], strict=True))
@@ -280,12 +282,15 @@ def test_any_text_is_one_line(served: Served) -> None:
 @pytest.mark.spec("python_backend:Q89")
 def test_wrong_arguments_are_type_errors(served: Served) -> None:
     infer(served, "wrong")
+    served.wait_for_log("of an object")
     assert said(served, "wrong_0_0")["I"] == ["of an object"]
 
 
 def test_what_python_prints_logs_and_warns_is_tagged_with_the_instance(served: Served) -> None:
     infer(served, "python")
     unload(served, "python")
+    for last in ("without an end", "ZeroDivisionError: division by zero"):
+        served.wait_for_log(last)
     output = [text for _, origin, text in lines(served, "python_0_0") if origin == "stdout"]
     assert output == ["printed twice", "by descriptor", "of a child process", "without an end"]
     errors = [text for _, origin, text in lines(served, "python_0_0") if origin == "stderr"]
@@ -301,6 +306,8 @@ def test_what_python_prints_logs_and_warns_is_tagged_with_the_instance(served: S
 def test_lines_metrics_and_calls_of_many_threads_do_not_disturb_each_other(served: Served) -> None:
     before = served.log.count("bytes are text here")
     infer(served, "busy")
+    served.wait_for_log(r"busy_0_0\] \"thread \d+ time \d+\"", times=400)
+    served.wait_for_log("bytes are text here", times=before + 400)
     threads: dict[int, list[int]] = {}
     for text in said(served, "busy_0_0")["I"]:
         _, number, _, time = text.split()

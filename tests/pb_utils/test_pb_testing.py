@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import triton_python_backend_utils as pb_utils
 from atoll_ipc.wire import INLINE_NBYTES
+from model_files import Write, ask
 from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonModelException
 from triton_python_backend_utils.testing import WrongReturn, load_model
-
-Write = Callable[..., Path]
-
-HEAD = """
-    import numpy as np
-    import triton_python_backend_utils as pb_utils
-
-    class TritonPythonModel:
-"""
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write(body: str, name: str = "m", version: str = "1", head: str = HEAD, **files: str) -> Path:
-        folder = tmp_path / name / version
-        folder.mkdir(parents=True, exist_ok=True)
-        source = textwrap.dedent(head) + textwrap.indent(textwrap.dedent(body), "    ")
-        (folder / "model.py").write_text(source)
-        for stem, text in files.items():
-            (folder / f"{stem}.py").write_text(text)
-        return tmp_path / name
-
-    return write
-
-
-def ask(*arrays: Any, model_name: str = "m", outputs: Any = (), **fields: Any) -> InferenceRequest:
-    inputs = [Tensor(f"IN{index}", array) for index, array in enumerate(arrays)]
-    return InferenceRequest(model_name=model_name, requested_output_names=list(outputs), inputs=inputs, **fields)
-
 
 ECHO = """
 def execute(self, requests):
@@ -91,6 +60,15 @@ def test_the_highest_version_is_loaded_unless_one_is_named(write: Write) -> None
         load_model(path, 3)
     with pytest.raises(FileNotFoundError, match="no version of a model"):
         load_model(path / "notes")
+
+
+def test_a_folder_of_one_model_needs_no_version(write: Write) -> None:
+    path = write(ECHO) / "1"
+    (path / "model.py").rename(path.parent / "model.py")
+    path.rmdir()
+    with load_model(path.parent) as model:
+        assert model.args["model_version"] == "1"
+        assert len(model.execute([ask(np.zeros(1))])) == 1
 
 
 def test_the_models_file_may_be_called_differently(write: Write) -> None:

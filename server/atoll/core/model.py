@@ -305,17 +305,13 @@ class Model:
             for request in requests:
                 self._fail(request, error)
             return
-        again = []
+        if instance.state is not State.READY:
+            for request in requests:
+                self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
+            return
         for request in requests:
             request.flags &= ~SEQUENCE_START
-            if request.cancelled:
-                self._fail(request, ServerError(Code.CANCELLED, "Request cancelled"), Failure.CANCELED)
-            elif instance.state is not State.READY:
-                self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
-            else:
-                again.append(request)
-        if again:
-            self._dispatcher.again(instance, again)
+        self._dispatcher.again(instance, requests)
 
     def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
         self._host.infer_nested(request, streaming)

@@ -89,6 +89,8 @@ class Exchange:
         describe = channel.describe
         batch = []
         for request in requests:
+            if request.cancelled:  # since it was rescheduled; the model shall know before it sees the request again
+                channel.send([Kind.CANCEL, self._next_id, len(batch)])
             batch.append(
                 [
                     request.id,
