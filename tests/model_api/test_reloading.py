@@ -173,5 +173,5 @@ def test_names_that_a_shell_would_misread_are_refused(served: Served, character:
     name = f"bad{character}name"
     with pytest.raises(grpc.RpcError) as caught:
         load_over_grpc(served, name, json_config(), {"file:1/model.py": answering("never")})
-    assert "Invalid stub name: contains invalid characters" in caught.value.details()
+    assert "Invalid stub name: contains invalid characters" in str(caught.value.details())
     unload_over_grpc(served, name)

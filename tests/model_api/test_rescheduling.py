@@ -155,7 +155,7 @@ def countdown(value: int, model: str = "streaming", **fields: Any) -> Any:
 
 def values(messages: Any) -> dict[str, list[int]]:
     """What was streamed, by the request's id."""
-    found = defaultdict(list)
+    found: defaultdict[str, list[int]] = defaultdict(list)
     for message in messages:
         assert not message.error_message
         for raw in message.infer_response.raw_output_contents:

@@ -4,7 +4,8 @@ An instance whose model calls another takes no other request meanwhile. It is *s
 stuck too: the one instance that executes the call, or while the call is queued, every instance of the called model.
 Only the last call of such a circle makes it one, so it is enough to look where a call is about to be queued.
 
-Calls from threads and coroutines of a model hold nobody up for certain, and are never refused.
+Calls from threads and coroutines of a model, and calls with a stream of responses, which another thread may read, hold
+nobody up for certain. They are never refused.
 """
 
 from __future__ import annotations

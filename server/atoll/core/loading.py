@@ -228,7 +228,7 @@ class Loader:
                 *(self._bring_up(source, version, folder) for version in source.versions), return_exceptions=True
             )
         failures = _failures(outcomes)
-        loaded = [outcome for outcome in outcomes if isinstance(outcome, Model)]
+        loaded = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
         if failures:
             _log.info(f"failed to load '{name}'")
             for model in loaded:

@@ -87,7 +87,7 @@ class Exchange:
         alone = not self.executions
         self.executions.append(Execution(self._next_id, requests, now_ns))
         describe = channel.describe
-        batch = []
+        batch: list[list[Any]] = []
         for request in requests:
             if request.cancelled:  # since it was rescheduled; the model shall know before it sees the request again
                 channel.send([Kind.CANCEL, self._next_id, len(batch)])

@@ -39,11 +39,11 @@ class ModelFolder:
             self._remove()
 
     def _write(self, key: str, content: bytes) -> None:
-        path = (self.path / key.removeprefix(_PREFIX).lstrip("/")).resolve()
-        directory = self.path.resolve()
-        if not path.is_relative_to(directory) or path == directory:
-            raise ServerError(Code.INVALID_ARG, f"file override '{key}' must stay within model directory.")
         try:
+            path = (self.path / key.removeprefix(_PREFIX).lstrip("/")).resolve()
+            directory = self.path.resolve()
+            if not path.is_relative_to(directory) or path == directory:
+                raise ServerError(Code.INVALID_ARG, f"file override '{key}' must stay within model directory.")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         except (OSError, ValueError) as error:  # ValueError: a null byte
