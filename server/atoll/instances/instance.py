@@ -98,7 +98,6 @@ class Instance:
         self._process: StubProcess | None = None
         self._loaded: asyncio.Future[str | None] | None = None
         self._buried: asyncio.Future[None] | None = None
-        self._next_execution_id = 0
         self._ready_since = 0.0
         self._deaths_in_a_row = 0
         self._restarting: asyncio.Task[None] | None = None
