@@ -11,6 +11,7 @@ from functools import partial
 
 from atoll.core.instance_settings import initialize_args
 from atoll.core.model import Model, ModelHost
+from atoll.core.python_model import PythonModel
 from atoll.errors import Code, ServerError
 from atoll.instances.auto_complete import auto_complete
 from atoll.observe.log import model_output
@@ -55,7 +56,7 @@ class ModelMaker:
             )
         config = config.complete(completed)
         _check_supported(config)
-        model = Model(config, version, path, source.path.absolute(), self._host, backend)
+        model = PythonModel(config, version, path, source.path.absolute(), self._host, backend)
         model.metadata = config.metadata(list(source.versions))
         return model
 

@@ -52,6 +52,12 @@ class Dispatcher:
         queue.push(request)
         self._pump(now)
 
+    def cancel(self, request: Request) -> bool:
+        return self.queue.remove(request)
+
+    def is_queued(self, request: Request) -> bool:
+        return request in self._waiting
+
     def give_back(self, requests: list[Request]) -> None:
         """Requests that an instance took with it to the grave before it started them."""
         self.queue.push_front(requests)

@@ -1,0 +1,224 @@
+"""A model whose versions are ``model.py`` files: its instances, and what they tell."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from atoll.core.instance_settings import instance_settings
+from atoll.core.model import Model, ModelHost
+from atoll.core.reshape import fill, fits
+from atoll.core.schedulers import make_scheduler
+from atoll.errors import Code, ServerError
+from atoll.inference import SEQUENCE_START, Request, Response
+from atoll.instances.exchange import Execution
+from atoll.instances.instance import Answer, Instance, State
+from atoll.observe.log import log_from, model_output
+from atoll.observe.statistics import Failure
+from atoll.repository.config import ModelConfig
+from atoll.scheduling.scheduler import Scheduler
+
+__all__ = ["PythonModel"]
+
+_log = logging.getLogger(__name__)
+
+
+class PythonModel(Model):
+    """A version with instances of its own. ``start`` loads it in all of them."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        version: int,
+        version_dir: Path,
+        model_dir: Path,
+        host: ModelHost,
+        backend: Path | None = None,
+    ) -> None:
+        """``backend`` is the file of a Python-based backend; without it, the model has a file of its own."""
+        super().__init__(config, version, model_dir, host)
+        self._reshaped = {name: spec for name, spec in self.outputs.items() if spec.reshape is not None}
+        self._iterative = "sequence_batching" in config.json  # the only sequences that are served yet
+        self._sequence_ids = itertools.count(1)
+        self._instances = [
+            Instance(settings, host.warm_parent, self, host.take_chunk_ids)
+            for settings in instance_settings(
+                config, version, version_dir, model_dir, backend, host.arena_settings, host.start_timeout_s
+            )
+        ]
+        self._scheduler: Scheduler = make_scheduler(config, self._instances)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Load the model in all instances at once. Raises the first failure, after all were ended."""
+        began = time.monotonic()
+        self._accepting = self.is_loading = True
+        results = await asyncio.gather(*(instance.start() for instance in self._instances), return_exceptions=True)
+        self.is_loading = False
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            await asyncio.gather(*(instance.stop(5.0) for instance in self._instances))
+            self._host.ended(self)
+            raise failures[0]
+        self.statistics.load_duration_s = time.monotonic() - began
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Answer what is still queued with an error, finalize every instance; True when all ended by themselves."""
+        self._accepting = False
+        for request in self._scheduler.stop():
+            self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
+        clean = await asyncio.gather(*(instance.stop(timeout_s) for instance in self._instances))
+        self._host.ended(self)
+        return all(clean)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._accepting and any(instance.state is State.READY for instance in self._instances)
+
+    @property
+    def has_check(self) -> bool:
+        """Whether the model says itself if it is ready."""
+        return any(instance.has_check for instance in self._instances)
+
+    async def not_ready_reason(self) -> str | None:
+        """Ask the instances one after another; the first reason against readiness, or None."""
+        for instance in self._instances:
+            if instance.has_check and (reason := await instance.check()) is not None:
+                return reason
+        return None if self.is_ready else f"Stub process '{self._instances[0].name}' is not healthy."
+
+    @property
+    def instances(self) -> list[Instance]:
+        return self._instances
+
+    def pending(self) -> int:
+        return self._scheduler.pending
+
+    def is_queued(self, request: Request) -> bool:
+        return self._scheduler.is_queued(request)
+
+    # -- requests
+
+    def _accept(self, request: Request) -> None:
+        if self._iterative and not request.correlation_id:
+            request.correlation_id = next(self._sequence_ids)
+            request.flags |= SEQUENCE_START
+        self._scheduler.submit(request)
+
+    def cancel(self, request: Request) -> None:
+        """A queued request is taken out, an executing one is only marked."""
+        if request.cancelled:
+            return
+        request.cancelled = True
+        if self._scheduler.cancel(request):
+            self._fail(request, ServerError(Code.CANCELLED, "Request cancelled"), Failure.CANCELED)
+        else:
+            for instance in self._instances:
+                instance.cancel(request)
+
+    # -- what instances tell (atoll.instances.instance.Owner)
+
+    def executed(
+        self, instance: Instance, execution: Execution, responses: list[Response], times_ns: tuple[int, int, int]
+    ) -> None:
+        self._scheduler.freed(instance)
+        now = time.monotonic_ns()
+        batch_size = total_ns = queue_ns = 0
+        for request in execution.requests:
+            batch_size += request.batch_size
+            total_ns += now - request.received_ns
+            queue_ns += execution.began_ns - request.queued_ns
+        began_ms = (request.received_ns + _EPOCH_OFFSET_NS) // 1_000_000
+        self.statistics.executed(batch_size, len(execution.requests), total_ns, queue_ns, times_ns, began_ms)
+        if self._reshaped:
+            self._restore_shapes(responses)
+        for response in responses:
+            self._answer(response)
+
+    def _restore_shapes(self, responses: list[Response]) -> None:
+        """Outputs that the configuration reshapes, as clients know them. One of another shape is nobody's business."""
+        leading = 1 if self.max_batch_size > 0 else 0
+        for response in responses:
+            for tensor in response.outputs:
+                spec = self._reshaped.get(tensor.name)
+                if spec is not None and spec.reshape is not None and fits(tensor.shape[leading:], spec.reshape):
+                    tensor.shape = [*tensor.shape[:leading], *fill(spec.dims, spec.reshape, tensor.shape[leading:])]
+
+    def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
+        if instance.state is State.READY:
+            self._scheduler.freed(instance)
+        _log.error(error.message)
+        for request in execution.requests:
+            self._fail(request, error, Failure.BACKEND)
+
+    def responded(self, instance: Instance, request: Request, response: Response) -> None:
+        if not self.decoupled:
+            # One response is all there may be: the final flag, should it come later and alone, says nothing new.
+            response.final = True
+            if response.empty:
+                return
+        if self._reshaped:
+            self._restore_shapes([response])
+        self._answer(response)
+
+    def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
+        if not self._iterative:
+            error = ServerError(
+                Code.INVALID_ARG,
+                "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
+                "to handle such a flag.",
+            )
+            for request in requests:
+                self._fail(request, error)
+            return
+        if instance.state is not State.READY:
+            for request in requests:
+                self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
+            return
+        for request in requests:
+            request.flags &= ~SEQUENCE_START
+        self._scheduler.again(instance, requests)
+
+    def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
+        self._host.infer_nested(request, streaming)
+
+    def cancel_for(self, instance: Instance, request: Request) -> None:
+        self._host.cancel(request)
+
+    def log(self, instance: Instance, level: int, origin: str, text: str) -> None:
+        log_from(f"{origin} {instance.name}", _LOG_LEVELS.get(level, logging.INFO), text)
+
+    def ask(self, instance: Instance, topic: str, arguments: list[Any], answer: Answer) -> None:
+        def tell(value: Any, error: str | None) -> None:
+            prefix = f"Failed to process the request for model '{instance.name}', message: "
+            answer(value, None if error is None else prefix + error)
+
+        self._host.ask(self, topic, arguments, tell)
+
+    def instance_ready(self, instance: Instance) -> None:
+        self._scheduler.freed(instance)
+
+    def instance_died(self, instance: Instance, unstarted: list[Request], reason: str) -> None:
+        if self._iterative:
+            # What a sequence has come to, only that instance knew.
+            error = ServerError(Code.INTERNAL, f"Stub process '{instance.name}' is not healthy. {reason}")
+            for request in unstarted:
+                if not request.flags & SEQUENCE_START:
+                    self._fail(request, error, Failure.BACKEND)
+            unstarted = [request for request in unstarted if request.flags & SEQUENCE_START]
+        self._scheduler.give_back(unstarted)
+
+    def chunks_gone(self, chunk_ids: list[int]) -> None:
+        self._host.chunks_gone(chunk_ids)
+
+    def output(self, instance: Instance, stream: str, line: str) -> None:
+        model_output(instance.name, stream, line)
+
+
+_LOG_LEVELS = {0: logging.INFO, 1: logging.WARNING, 2: logging.ERROR, 3: logging.INFO - 1}  # as LogLevel numbers them
+_EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()

@@ -1,0 +1,39 @@
+"""What a model asks of whatever decides which instance executes which requests, and when."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from atoll.inference import Request
+from atoll.instances.instance import Instance
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler(Protocol):
+    """One model's scheduler. All calls come on the event loop; requests leave it by ``instance.execute``."""
+
+    @property
+    def pending(self) -> int:
+        """Requests whose execution has not begun."""
+
+    def submit(self, request: Request) -> None:
+        """Take a request. Raises ServerError when it is refused."""
+
+    def cancel(self, request: Request) -> bool:
+        """Take a queued request out; False when it is not queued, for an instance has it."""
+
+    def is_queued(self, request: Request) -> bool:
+        """Whether no instance has the request yet."""
+
+    def freed(self, instance: Instance) -> None:
+        """An instance came up, or finished an execution."""
+
+    def again(self, instance: Instance, requests: list[Request]) -> None:
+        """Requests that an instance has executed and wants to see once more; only it knows how far they are."""
+
+    def give_back(self, requests: list[Request]) -> None:
+        """Requests that an instance took with it to the grave before it started them."""
+
+    def stop(self) -> list[Request]:
+        """Nothing is handed out any more; returns what still waits."""
