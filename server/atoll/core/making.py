@@ -80,7 +80,7 @@ def _check_supported(config: ModelConfig) -> None:
         refused.append("EXECUTION_ENV_PATH")
     if refused:
         raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")
-    missed = [name for name in ("model_warmup", "response_cache") if config.json.get(name)]
+    missed = [name for name in ("response_cache",) if config.json.get(name)]
     batching = config.dynamic_batching
     if batching is not None:
         policies = {batching.default_queue_policy, *batching.priority_queue_policies.values()}

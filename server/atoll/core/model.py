@@ -151,15 +151,7 @@ class Model(abc.ABC):
             )
         try:
             self._validator.check(request)
-            for tensor in request.inputs:
-                data = tensor.data
-                if type(data) is bytes and len(data) <= INLINE_NBYTES:
-                    continue
-                if type(data) is Slice:
-                    if data.nbytes <= INLINE_NBYTES:
-                        tensor.data = bytes(data.view())
-                elif tensor.nbytes > INLINE_NBYTES:
-                    self._place(tensor)
+            self._place_large(request)
         except ServerError:
             self.statistics.refused()
             raise
@@ -189,6 +181,18 @@ class Model(abc.ABC):
             return self.arena.allocate(nbytes)
         except OutOfSharedMemory as error:
             raise ServerError(Code.UNAVAILABLE, str(error)) from None
+
+    def _place_large(self, request: Request) -> None:
+        """Large inputs go where stubs can read them, small ones into the message."""
+        for tensor in request.inputs:
+            data = tensor.data
+            if type(data) is bytes and len(data) <= INLINE_NBYTES:
+                continue
+            if type(data) is Slice:
+                if data.nbytes <= INLINE_NBYTES:
+                    tensor.data = bytes(data.view())
+            elif tensor.nbytes > INLINE_NBYTES:
+                self._place(tensor)
 
     def _place(self, tensor: Tensor) -> None:
         data = tensor.buffer()

@@ -13,11 +13,12 @@ from atoll.core.instance_settings import instance_settings
 from atoll.core.model import Model, ModelHost
 from atoll.core.reshape import fill, fits
 from atoll.core.schedulers import make_scheduler
+from atoll.core.warm_up import WarmUpSample, read_samples
 from atoll.errors import Code, ServerError
 from atoll.inference import SEQUENCE_START, Request, Response
 from atoll.instances.exchange import Execution
 from atoll.instances.instance import Answer, Instance, State
-from atoll.observe.log import log_from, model_output
+from atoll.observe.log import log_from, log_verbose, model_output
 from atoll.observe.statistics import Failure
 from atoll.repository.config import ModelConfig
 from atoll.scheduling.scheduler import Scheduler
@@ -52,6 +53,8 @@ class PythonModel(Model):
         ]
         self._scheduler: Scheduler = make_scheduler(config, self._instances)
 
+        self._warm_up_samples = read_samples(config, model_dir)
+
     # -- life
 
     async def start(self) -> None:
@@ -75,6 +78,41 @@ class PythonModel(Model):
         clean = await asyncio.gather(*(instance.stop(timeout_s) for instance in self._instances))
         self._host.ended(self)
         return all(clean)
+
+    async def warm_up(self, instance: Instance) -> None:
+        """Have an instance execute the samples of ``model_warmup``. Raises ServerError INVALID_ARG when one fails."""
+        for sample in self._warm_up_samples:
+            log_verbose(1, f"model '{self.name}', instance {instance.name} is running warmup sample '{sample.name}'")
+            for _ in range(sample.count):
+                error = await self._run_sample(sample, instance)
+                if error is not None:
+                    text = f"failed to run warmup sample '{sample.name}': {error.message}; "
+                    raise ServerError(Code.INVALID_ARG, text)
+
+    async def _run_sample(self, sample: WarmUpSample, instance: Instance) -> ServerError | None:
+        """One execution of a sample; the first error among its responses."""
+        failures: list[ServerError] = []
+        left = sample.batch_size
+        done = asyncio.get_running_loop().create_future()
+
+        def respond(response: Response) -> None:
+            nonlocal left
+            if response.error is not None:
+                failures.append(response.error)
+            left -= response.final
+            if not left:
+                done.set_result(None)
+
+        now = time.monotonic_ns()
+        requests = sample.requests(self.name, respond)
+        for request in requests:
+            request.received_ns = request.queued_ns = now
+            request.accepted_by = self
+            self._place_large(request)
+        self._in_flight += len(requests)
+        instance.execute(requests, now)
+        await done
+        return failures[0] if failures else None
 
     @property
     def is_ready(self) -> bool:

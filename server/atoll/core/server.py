@@ -289,6 +289,8 @@ class Server:
                 "the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' "
                 "calls for decoupled models.'",
             )
+        if not self._started:
+            raise ServerError(Code.UNAVAILABLE, "Server not ready")
         check_calls(model, request)
         if model.has_check:
             task = asyncio.ensure_future(self._infer_when_ready(model, request))

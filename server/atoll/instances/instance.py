@@ -38,6 +38,7 @@ _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 30.0
 _SETTLED_AFTER_S = 30.0
 _CHECK_TIMEOUT_S = 5.0
+_FAILED_WARM_UP_END_S = 5.0
 
 
 class State(enum.Enum):
@@ -68,6 +69,9 @@ class InstanceSettings:
 
 class Owner(RequestOwner, CallOwner, Protocol):
     """Who an instance works for. All calls come on the event loop."""
+
+    async def warm_up(self, instance: Instance) -> None:
+        """The model is initialized: have it execute what it shall have executed first. Raises ServerError."""
 
     def instance_ready(self, instance: Instance) -> None: ...
 
@@ -138,6 +142,12 @@ class Instance:
         if error is not None:
             await self._end(timeout_s=1.0)
             raise ServerError(Code.INTERNAL, error)
+        try:
+            await self._owner.warm_up(self)
+        except ServerError:
+            self._process.channel.send([Kind.FINALIZE])
+            await self._end(timeout_s=_FAILED_WARM_UP_END_S)
+            raise
         self.state = State.READY
         self._ready_since = time.monotonic()
         self._owner.instance_ready(self)
