@@ -26,6 +26,7 @@ from atoll.instances.warm_parent import WarmParent
 from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics
 from atoll.repository.config import ModelConfig, TensorSpec
+from atoll.scheduling.scheduler import Rejected
 
 __all__ = ["Model", "ModelHost"]
 
@@ -159,9 +160,13 @@ class Model(abc.ABC):
         request.accepted_by = self
         try:
             self._accept(request)
-        except ServerError:
+        except ServerError as error:
             request.answered = True
             self._left()
+            if isinstance(error, Rejected):
+                self.statistics.failed(Failure.REJECTED, time.monotonic_ns() - request.received_ns)
+            else:
+                self.statistics.refused()
             raise
 
     @property

@@ -51,8 +51,7 @@ class PythonModel(Model):
                 config, version, version_dir, model_dir, backend, host.arena_settings, host.start_timeout_s
             )
         ]
-        self._scheduler: Scheduler = make_scheduler(config, self._instances)
-
+        self._scheduler: Scheduler = make_scheduler(config, self._instances, self)
         self._warm_up_samples = read_samples(config, model_dir)
 
     # -- life
@@ -158,6 +157,11 @@ class PythonModel(Model):
         else:
             for instance in self._instances:
                 instance.cancel(request)
+
+    # -- what the scheduler tells (atoll.scheduling.scheduler.SchedulerOwner)
+
+    def dropped(self, request: Request, error: ServerError) -> None:
+        self._fail(request, error, Failure.CANCELED if error.code is Code.CANCELLED else Failure.REJECTED)
 
     # -- what instances tell (atoll.instances.instance.Owner)
 

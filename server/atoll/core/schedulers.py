@@ -9,12 +9,13 @@ from atoll.instances.instance import Instance
 from atoll.repository.config import ModelConfig
 from atoll.scheduling.dispatcher import Dispatcher
 from atoll.scheduling.queues import DynamicBatcher, FifoQueue, Queue
-from atoll.scheduling.scheduler import Scheduler
+from atoll.scheduling.scheduler import Scheduler, SchedulerOwner
 
 __all__ = ["make_scheduler"]
 
 
-def make_scheduler(config: ModelConfig, instances: list[Instance]) -> Scheduler:
+def make_scheduler(config: ModelConfig, instances: list[Instance], owner: SchedulerOwner) -> Scheduler:
+    """``owner`` is told of requests that are taken out of the queue without having been executed."""
     return Dispatcher(_queue(config), instances)
 
 
