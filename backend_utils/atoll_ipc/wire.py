@@ -79,7 +79,7 @@ class Kind:
     INFER = 35  # call id, request with target, [released block]: BLS
     RELEASE = 36  # [released block]: [chunk id, block start] of others', no longer read by this stub
     GONE = 37  # [chunk id]: own chunks given back
-    RESPONSE = 38  # execution id, index, response or None, final, [released block]: from a response sender
+    RESPONSE = 38  # execution id, index, response or None, final, [released block], output ns: from a response sender
     CANCEL_CALL = 39  # call id: nobody wants the rest of what INFER asked for
     LOG = 40  # level, "file:line", text
     ASK = 41  # call id, topic, [argument]: metrics and model control; call id 0 wants no answer

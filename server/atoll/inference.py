@@ -79,6 +79,7 @@ class Request:
         "accepted_by",
         "answered",
         "batch_size",
+        "began_ns",
         "callers",
         "cancelled",
         "correlation_id",
@@ -94,6 +95,7 @@ class Request:
         "queued_ns",
         "received_ns",
         "respond",
+        "response_count",
         "timeout_us",
     )
 
@@ -132,6 +134,8 @@ class Request:
         self.batch_size = 1
         self.received_ns = 0
         self.queued_ns = 0
+        self.began_ns = 0  # when its execution began, or after a response of a stream the work for the next
+        self.response_count = 0  # of a decoupled model's
 
 
 class Response:

@@ -143,14 +143,16 @@ class Executor:
             channel.wait_for_room()
         try:
             with channel.sending:
+                began = _now()
                 result = None if response is None else describe_response(self._store, response, reply.requested)
+                output_ns = _now() - began
                 if result is not None:
                     channel.flow.sent_nbytes += referred_nbytes(result[0])
-                channel.send([Kind.RESPONSE, *reply.key, result, final, self._store.take_released()])
+                channel.send([Kind.RESPONSE, *reply.key, result, final, self._store.take_released(), output_ns])
         except OutOfSharedMemory as error:
             if final or not self.decoupled:  # there will be no other response
                 reply.closed = True
-                channel.send([Kind.RESPONSE, *reply.key, _failure(str(error)), True, []])
+                channel.send([Kind.RESPONSE, *reply.key, _failure(str(error)), True, [], 0])
             raise TritonModelException(str(error)) from None
 
     def abandon(self, reply: Reply) -> None:
@@ -162,7 +164,7 @@ class Executor:
             )
         reply.closed = True
         try:
-            self._channel.post([Kind.RESPONSE, *reply.key, result, True, []])
+            self._channel.post([Kind.RESPONSE, *reply.key, result, True, [], 0])
         except OSError:
             logging.getLogger(__name__).debug("the supervisor is gone")
 

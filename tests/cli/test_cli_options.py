@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from atoll.cli.backend_config import PythonBackendOptions, python_backend_options
 from atoll.cli.flags import FLAGS
+from atoll.cli.metrics_config import MetricsConfig
 from atoll.cli.options import NotSupported, Options, options_from
 from atoll.cli.parser import UsageError, parse
 from atoll.errors import Code, ServerError
@@ -32,14 +33,13 @@ def test_defaults() -> None:
     assert plain.exit_on_error
     assert plain.strict_readiness
     assert plain.allow_client_shm
-    assert plain.counter_latencies
     assert not plain.disable_auto_complete_config
     assert plain.grpc_max_connection_age is None
     assert (plain.warnings, plain.ignored, plain.model_repository) == ((), (), ())
 
 
 def test_every_flag_with_a_meaning_has_a_field() -> None:
-    folded = {"help", "model-store", "strict-model-config", "model-namespacing", "metrics-config", "cache-config"}
+    folded = {"help", "model-store", "strict-model-config", "model-namespacing", "cache-config"}
     folded |= {"response-cache-byte-size", "http-restricted-api", "grpc-restricted-protocol"}
     folded |= {"http-header-forward-pattern", "grpc-header-forward-pattern"}
     fields = {field.name for field in dataclasses.fields(Options)}
@@ -127,6 +127,16 @@ def test_deprecated_trace_flags_warn(name: str) -> None:
             ["--metrics-config=counter_latencies=maybe"],
             'Bad option: "--metrics-config".\ninvalid value for bool option: maybe',
         ),
+        (
+            ["--metrics-config=summary_quantiles=0.5:0.1,0.9"],
+            'Bad option: "--metrics-config".\n'
+            "summary_quantiles format is <quantile>:<error>[,<quantile>:<error>...]. Got 0.9",
+        ),
+        (
+            ["--metrics-config=summary_quantiles=1.5:0.1"],
+            'Bad option: "--metrics-config".\n'
+            "quantile and error in summary_quantiles must be between 0 and 1. Got 1.5:0.1",
+        ),
     ],
 )
 @pytest.mark.spec("server:158", "server:163")
@@ -163,7 +173,6 @@ def test_endpoints_that_do_not_collide(argv: list[str]) -> None:
         ("--response-cache-byte-size=1000", "--response-cache-byte-size"),
         ("--trace-config=level=TIMESTAMPS", "--trace-config=level=TIMESTAMPS"),
         ("--trace-level=min", "--trace-level=min"),
-        ("--metrics-config=summary_latencies=true", "--metrics-config=summary_latencies=true"),
     ],
 )
 def test_features_that_are_missing_are_refused(argument: str, shown: str) -> None:
@@ -182,15 +191,25 @@ def test_features_that_are_missing_are_refused(argument: str, shown: str) -> Non
         "--trace-config=level=OFF",
         "--trace-config=rate=100",
         "--trace-level=OFF",
-        "--metrics-config=summary_latencies=false",
     ],
 )
 def test_flags_of_missing_features_that_ask_for_nothing_are_accepted(argument: str) -> None:
     options(argument)
 
 
-def test_counter_latencies() -> None:
-    assert not options("--metrics-config=counter_latencies=false").counter_latencies
+@pytest.mark.spec("server:167", "server:245", "server:246")
+def test_metrics_settings_are_folded_and_the_last_of_a_name_counts() -> None:
+    assert options().metrics_config == MetricsConfig()
+    chosen = options(
+        "--metrics-config=counter_latencies=false",
+        "--metrics-config=summary_latencies=0",
+        "--metrics-config=summary_latencies=true",
+        "--metrics-config=summary_quantiles=0.25:0.01,1:0",
+        "--metrics-config=histogram_latencies=on",
+        "--metrics-config=stage_histograms=1",
+        "--metrics-config=unknown=x",
+    )
+    assert chosen.metrics_config == MetricsConfig(False, True, (0.25, 1.0), True, True)
 
 
 @pytest.mark.spec("server:166")

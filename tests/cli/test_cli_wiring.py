@@ -3,6 +3,7 @@
 from atoll.cli.options import Options, options_from
 from atoll.cli.parser import parse
 from atoll.cli.wiring import backend_settings, log_settings, metrics_options, option_rows
+from atoll.observe.distributions import DEFAULT_QUANTILES, DistributionOptions
 
 
 def options(*argv: str) -> Options:
@@ -63,3 +64,14 @@ def test_log_and_metrics_settings() -> None:
     assert (log.format, log.info, log.verbose_level) == ("ISO8601", False, 0)
     metrics = metrics_options(chosen)
     assert (metrics.interval_s, metrics.cpu, metrics.counter_latencies) == (0.5, False, True)
+    assert not metrics.distributions
+
+
+def test_what_distributions_are_kept() -> None:
+    def kept(*settings: str) -> DistributionOptions:
+        return metrics_options(options(*(f"--metrics-config={setting}" for setting in settings))).distributions
+
+    assert kept("summary_latencies=true") == DistributionOptions(DEFAULT_QUANTILES)
+    assert kept("summary_latencies=true", "summary_quantiles=0.5:0") == DistributionOptions((0.5,))
+    assert not kept("summary_quantiles=0.5:0")
+    assert kept("histogram_latencies=true", "stage_histograms=true") == DistributionOptions((), True, True)

@@ -27,6 +27,8 @@ class ModelTwin:
         self.statistics = ModelStatistics()
         self.series = None
         self.metric_tags: dict[str, str] = {}
+        self.decoupled = False
+        self.metric_buckets: dict[str, list[float]] = {}
         self.is_ready = True
         self.starts = asyncio.Event()
         self.may_start: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -43,7 +43,7 @@ class Setup:
     def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
         self.heard.append(("failed", execution.id, error.code, error.message))
 
-    def responded(self, instance: Instance, request: Request, response: Response) -> None:
+    def responded(self, instance: Instance, request: Request, response: Response, output_ns: int) -> None:
         assert response.request is request
         error = None if response.error is None else response.error.message
         self.heard.append(("responded", request.id, response.final, response.empty, error))
@@ -61,7 +61,7 @@ class Setup:
         self.exchange.on_result([Kind.RESULT, execution_id, list(results), list(released), TIMES, list(rescheduled)])
 
     def response(self, execution_id: int, index: int, result: Any, final: bool = True, released: Any = ()) -> None:
-        self.exchange.on_response([Kind.RESPONSE, execution_id, index, result, final, list(released)])
+        self.exchange.on_response([Kind.RESPONSE, execution_id, index, result, final, list(released), 5])
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from atoll.cli.flags import FLAGS
+from atoll.cli.metrics_config import MetricsConfig, metrics_config
 from atoll.cli.parser import Parsed, UsageError
 from atoll.cli.unsupported import refusal
-from atoll.cli.values import BOOL, BadValue
+from atoll.cli.values import BadValue
 
 __all__ = ["NotSupported", "Options", "options_from"]
 
@@ -77,7 +78,7 @@ class Options:
     metrics_port: int
     metrics_interval_ms: float
     allow_cpu_metrics: bool
-    counter_latencies: bool
+    metrics_config: MetricsConfig
 
     backend_directory: str
     backend_config: tuple[tuple[str, str, str], ...]
@@ -116,7 +117,7 @@ def options_from(parsed: Parsed, repositories: Sequence[str] = ()) -> Options:
     values["load_model"] = _distinct(values["load_model"])
     values["metrics_address"] = values["metrics_address"] or values["http_address"]
     values["grpc_use_ssl"] = values["grpc_use_ssl"] or values["grpc_use_ssl_mutual"]
-    values["counter_latencies"] = _counter_latencies(values["metrics_config"])
+    values["metrics_config"] = _metrics_config(values["metrics_config"])
     if values["strict_model_config"]:
         values["disable_auto_complete_config"] = True
     values["warnings"] = tuple(_warnings(given))
@@ -130,15 +131,11 @@ def _distinct(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(values)))
 
 
-def _counter_latencies(settings: Sequence[tuple[str, str]]) -> bool:
-    shown = True
-    for setting, text in settings:
-        if setting == "counter_latencies":
-            try:
-                shown = BOOL.read(text)
-            except BadValue as bad:
-                raise UsageError(f'Bad option: "--metrics-config".\n{bad}') from None
-    return shown
+def _metrics_config(settings: Sequence[tuple[str, str]]) -> MetricsConfig:
+    try:
+        return metrics_config(settings)
+    except BadValue as bad:
+        raise UsageError(f'Bad option: "--metrics-config".\n{bad}') from None
 
 
 def _check_given(given: Mapping[str, Any]) -> None:

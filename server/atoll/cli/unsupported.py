@@ -32,12 +32,6 @@ def _trace_config(value: tuple[str, str, str]) -> str | None:
     return f"=level={text}" if setting == "level" and _trace_level(text.lower()) else None
 
 
-def _latency_distributions(value: tuple[str, str]) -> str | None:
-    setting, text = value
-    wanted = setting in ("summary_latencies", "histogram_latencies") and text.lower() in ("true", "on", "1")
-    return f"={setting}={text}" if wanted else None
-
-
 _UNSUPPORTED: dict[str, _Check] = {
     "model-control-mode": _values("poll"),
     "model-namespacing": _values(True),
@@ -50,7 +44,6 @@ _UNSUPPORTED: dict[str, _Check] = {
     "response-cache-byte-size": _anything,
     "trace-level": _trace_level,
     "trace-config": _trace_config,
-    "metrics-config": _latency_distributions,
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from atoll import __version__
 from atoll.cli.lifecycle import Endpoint
 from atoll.cli.options import Options
+from atoll.observe.distributions import DEFAULT_QUANTILES, DistributionOptions
 from atoll.observe.log import LogSettings
 from atoll.observe.metrics import MetricsOptions
 
@@ -32,11 +33,17 @@ def log_settings(options: Options) -> LogSettings:
 
 
 def metrics_options(options: Options) -> MetricsOptions:
+    config = options.metrics_config
     return MetricsOptions(
-        counter_latencies=options.counter_latencies,
+        counter_latencies=config.counter_latencies,
         cpu=options.allow_cpu_metrics,
         interval_s=max(options.metrics_interval_ms / 1000, 0.01),
         pinned_pool_nbytes=options.pinned_memory_pool_byte_size,
+        distributions=DistributionOptions(
+            quantiles=(config.summary_quantiles or DEFAULT_QUANTILES) if config.summary_latencies else (),
+            first_responses=config.histogram_latencies,
+            stages=config.stage_histograms,
+        ),
     )
 
 

@@ -246,7 +246,13 @@ class Loader:
         self._retire(name, keep=loaded)
         for model in loaded:
             model.series = self._metrics.add_model(
-                name, model.version, model.statistics, model.pending, model.metric_tags
+                name,
+                model.version,
+                model.statistics,
+                model.pending,
+                model.metric_tags,
+                decoupled=model.decoupled,
+                buckets=model.metric_buckets,
             )
             self._catalog.set(name, model.version, Entry(ModelState.READY, model))
         _log.info(f"successfully loaded '{name}'")

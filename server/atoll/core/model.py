@@ -69,6 +69,7 @@ class Model(abc.ABC):
         self.statistics = ModelStatistics()
         self.series: ModelSeries | None = None  # on the metrics page
         self.metric_tags: dict[str, str] = config.json["metric_tags"]
+        self.metric_buckets = _metric_buckets(config)
         self.arena = Arena(host.take_chunk_ids(), host.arena_settings)
         self.is_loading = False
         self._host = host
@@ -228,3 +229,9 @@ class Model(abc.ABC):
         self._in_flight -= 1
         if not self._in_flight and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+
+
+def _metric_buckets(config: ModelConfig) -> dict[str, list[float]]:
+    """The buckets that a configuration's ``model_metrics`` give histograms, by family."""
+    controls = config.json.get("model_metrics", {}).get("metric_control", ())
+    return {control["metric_identifier"]["family"]: control["histogram_options"]["buckets"] for control in controls}

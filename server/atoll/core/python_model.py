@@ -19,7 +19,7 @@ from atoll.inference import SEQUENCE_START, Request, Response
 from atoll.instances.exchange import Execution
 from atoll.instances.instance import Answer, Instance, State
 from atoll.observe.log import log_from, log_verbose, model_output
-from atoll.observe.statistics import Failure
+from atoll.observe.statistics import Failure, ResponseOutcome
 from atoll.repository.config import ModelConfig
 from atoll.scheduling.scheduler import Scheduler
 
@@ -177,6 +177,12 @@ class PythonModel(Model):
             queue_ns += execution.began_ns - request.queued_ns
         began_ms = (request.received_ns + _EPOCH_OFFSET_NS) // 1_000_000
         self.statistics.executed(batch_size, len(execution.requests), total_ns, queue_ns, times_ns, began_ms)
+        distributions = self.statistics.distributions
+        if distributions is not None:
+            for request in execution.requests:
+                waited_ns = execution.began_ns - request.queued_ns
+                distributions.executed(now - request.received_ns, waited_ns, times_ns, now)
+            distributions.waiting(self.pending())
         if self._reshaped:
             self._restore_shapes(responses)
         for response in responses:
@@ -198,8 +204,10 @@ class PythonModel(Model):
         for request in execution.requests:
             self._fail(request, error, Failure.BACKEND)
 
-    def responded(self, instance: Instance, request: Request, response: Response) -> None:
-        if not self.decoupled:
+    def responded(self, instance: Instance, request: Request, response: Response, output_ns: int) -> None:
+        if self.decoupled:
+            self._count_response(request, response, output_ns)
+        else:
             # One response is all there may be: the final flag, should it come later and alone, says nothing new.
             response.final = True
             if response.empty:
@@ -207,6 +215,17 @@ class PythonModel(Model):
         if self._reshaped:
             self._restore_shapes([response])
         self._answer(response)
+
+    def _count_response(self, request: Request, response: Response, output_ns: int) -> None:
+        if request.answered:
+            return
+        now = time.monotonic_ns()
+        infer_ns = max(0, now - request.began_ns - output_ns)
+        if not request.response_count and not response.empty and self.statistics.distributions is not None:
+            self.statistics.distributions.first_response(now - request.received_ns)
+        self.statistics.responded(request.response_count, _outcome(response), infer_ns, output_ns)
+        request.response_count += 1
+        request.began_ns = now
 
     def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
         if not self._iterative:
@@ -260,6 +279,12 @@ class PythonModel(Model):
 
     def output(self, instance: Instance, stream: str, line: str) -> None:
         model_output(instance.name, stream, line)
+
+
+def _outcome(response: Response) -> ResponseOutcome:
+    if response.error is None:
+        return ResponseOutcome.EMPTY if response.empty else ResponseOutcome.SUCCESS
+    return ResponseOutcome.CANCEL if response.error.code is Code.CANCELLED else ResponseOutcome.FAIL
 
 
 _LOG_LEVELS = {0: logging.INFO, 1: logging.WARNING, 2: logging.ERROR, 3: logging.INFO - 1}  # as LogLevel numbers them

@@ -49,8 +49,11 @@ class RequestOwner(Protocol):
     def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
         """None of the execution's requests will get another response."""
 
-    def responded(self, instance: Instance, request: Request, response: Response) -> None:
-        """A response sender answered; the request is done when the response is final."""
+    def responded(self, instance: Instance, request: Request, response: Response, output_ns: int) -> None:
+        """A response sender answered; the request is done when the response is final.
+
+        ``output_ns`` is the time that the stub took to put the outputs in their place.
+        """
 
     def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
         """The model wants to see these again."""
@@ -89,6 +92,7 @@ class Exchange:
         describe = channel.describe
         batch: list[list[Any]] = []
         for request in requests:
+            request.began_ns = now_ns
             if request.cancelled:  # since it was rescheduled; the model shall know before it sees the request again
                 channel.send([Kind.CANCEL, self._next_id, len(batch)])
             batch.append(
@@ -122,7 +126,7 @@ class Exchange:
         if executions:
             self._owner.execution_failed(self._instance, executions[0], error)
         for request in open_requests:
-            self._owner.responded(self._instance, request, Response(request, self._version, [], error=error))
+            self._owner.responded(self._instance, request, Response(request, self._version, [], error=error), 0)
         return [request for execution in executions[1:] for request in execution.requests]
 
     # -- messages
@@ -160,7 +164,7 @@ class Exchange:
         self._owner.execution_failed(self._instance, execution, ServerError(Code.INTERNAL, text))
 
     def on_response(self, message: list[Any]) -> None:
-        _, execution_id, index, result, final, released = message
+        _, execution_id, index, result, final, released, output_ns = message
         channel = self._channel
         assert channel is not None
         request = self._open.get((execution_id, index))
@@ -183,7 +187,7 @@ class Exchange:
         channel.release(released)
         if response is not None:
             assert request is not None
-            self._owner.responded(self._instance, request, response)
+            self._owner.responded(self._instance, request, response, output_ns)
         if result is not None:
             self._taken_nbytes += referred_nbytes(result[0])
             if self._taken_nbytes >= _TAKEN_STEP_NBYTES:

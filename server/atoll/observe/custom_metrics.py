@@ -7,7 +7,6 @@ description for good.
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 import re
@@ -15,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from atoll.errors import Code, ServerError
-from atoll.observe.exposition import Family, label_text, number_text
+from atoll.observe.exposition import Family, label_text
+from atoll.observe.histogram import Histogram
 
 __all__ = ["CustomMetrics"]
 
@@ -32,16 +32,14 @@ _Key = tuple[tuple[str, str], ...]  # labels, sorted
 
 
 class _Series:
-    """One labelled value, or a histogram's buckets."""
+    """One labelled value, or a histogram."""
 
-    __slots__ = ("bounds", "buckets", "labels", "made_by", "sum", "value")
+    __slots__ = ("histogram", "labels", "made_by", "value")
 
     def __init__(self, labels: dict[str, str], bounds: list[float] | None) -> None:
         self.labels = labels
-        self.bounds = bounds
-        self.buckets = [0] * (len(bounds) + 1) if bounds is not None else []
+        self.histogram = None if bounds is None else Histogram(bounds)
         self.value = 0.0
-        self.sum = 0.0
         self.made_by: set[int] = set()  # handles
 
 
@@ -59,16 +57,10 @@ class _MetricFamily:
     def show(self) -> Family:
         family = Family(self.name, _KINDS[self.kind].lower(), self.description)
         for series in self.series.values():
-            labels = label_text(series.labels)
-            if series.bounds is None:
-                family.add(labels, series.value)
-                continue
-            total = 0
-            for bound, count in zip([*series.bounds, math.inf], series.buckets, strict=True):
-                total += count
-                family.add(label_text({**series.labels, "le": number_text(bound)}), total, "_bucket")
-            family.add(labels, series.sum, "_sum")
-            family.add(labels, total, "_count")
+            if series.histogram is None:
+                family.add(label_text(series.labels), series.value)
+            else:
+                series.histogram.show(family, series.labels)
         return family
 
 
@@ -179,9 +171,8 @@ class CustomMetrics:
         family, series = self._metric(metric)
         if family.kind != _HISTOGRAM:
             raise _unsupported(family, "Observe")
-        assert series.bounds is not None
-        series.buckets[bisect.bisect_left(series.bounds, value)] += 1
-        series.sum += value
+        assert series.histogram is not None
+        series.histogram.observe(value)
 
     def _value(self, metric: int) -> float:
         family, series = self._metric(metric)
@@ -216,10 +207,9 @@ def _labels(pairs: list[list[str | None]], kind: int) -> dict[str, str]:
 
 
 def _bounds(bounds: list[float]) -> list[float]:
-    """The upper bounds of a histogram's buckets but the last, which is always +Inf."""
     if not all(low < high for low, high in itertools.pairwise([-math.inf, *bounds])):
         raise _invalid("Buckets must be in ascending order, without duplicates")
-    return bounds[:-1] if bounds and bounds[-1] == math.inf else bounds
+    return bounds
 
 
 def _invalid(text: str) -> ServerError:

@@ -7,11 +7,13 @@ metrics frontend shows ``page()``. Custom metrics of models join through ``regis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import psutil
 
+from atoll.observe.distributions import DistributionOptions, Distributions, distribution_families
 from atoll.observe.exposition import Collector, Family, Registry, label_text
 from atoll.observe.statistics import Failure, ModelStatistics
 
@@ -26,12 +28,13 @@ class MetricsOptions:
     cpu: bool = True
     interval_s: float = 2.0
     pinned_pool_nbytes: int = 256 << 20
+    distributions: DistributionOptions = field(default_factory=DistributionOptions)
 
 
 class ModelSeries:
     """One loaded version on the page: its labels, written once, and the statistics they belong to."""
 
-    __slots__ = ("key", "labels", "pending", "reason_labels", "statistics")
+    __slots__ = ("key", "labels", "names", "pending", "reason_labels", "statistics")
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class ModelSeries:
         self.key = (name, version)
         self.statistics = statistics
         self.pending = pending
-        labels = {"model": name, "version": str(version)}
+        self.names = labels = {"model": name, "version": str(version)}
         labels.update((f"_{key}", value) for key, value in tags.items())
         self.labels = label_text(labels)
         self.reason_labels = tuple(label_text({**labels, "reason": reason.name}) for reason in Failure)
@@ -60,6 +63,8 @@ class Metrics:
         self._timer: asyncio.TimerHandle | None = None
         self._cpu: tuple[float, int, int] = (0.0, 0, 0)
         self.registry.register(self._collect_models)
+        if self._options.distributions:
+            self.registry.register(self._collect_distributions)
         self.registry.register(self._collect_machine)
         for collector in extra:
             self.registry.register(collector)
@@ -75,12 +80,19 @@ class Metrics:
         statistics: ModelStatistics,
         pending: Callable[[], int],
         tags: Mapping[str, str] | None = None,
+        *,
+        decoupled: bool = False,
+        buckets: Mapping[str, Sequence[float]] | None = None,
     ) -> ModelSeries:
         """Show a version from now on.
 
         ``pending`` tells how many of its requests wait for an execution; ``tags`` are the ``metric_tags`` of its
-        configuration.
+        configuration, ``buckets`` its ``model_metrics``.
         """
+        if self._options.distributions:
+            statistics.distributions = Distributions(
+                self._options.distributions, decoupled=decoupled, buckets=buckets or {}
+            )
         series = ModelSeries(name, version, statistics, pending, tags or {})
         self._models[series.key] = series
         return series
@@ -175,6 +187,14 @@ class Metrics:
             compute_infer.add(labels, statistics.compute_infer.ns // 1000)
             compute_output.add(labels, statistics.compute_output.ns // 1000)
         return request, queue, compute_input, compute_infer, compute_output
+
+    def _collect_distributions(self) -> Iterable[Family]:
+        shown = [
+            (series.names, series.statistics.distributions)
+            for series in self._models.values()
+            if series.statistics.distributions is not None
+        ]
+        return distribution_families(shown, self._options.distributions.quantiles, time.monotonic_ns())
 
     def _collect_machine(self) -> Iterable[Family]:
         gauges: list[tuple[str, str, int | float]] = [

@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+from atoll.observe.distributions import Distributions
+
 __all__ = ["Failure", "ModelStatistics", "ResponseOutcome"]
 
 _RESPONSE_INDEX_LIMIT = 1024
@@ -97,6 +99,7 @@ class ModelStatistics:
         "compute_infer",
         "compute_input",
         "compute_output",
+        "distributions",
         "execution_count",
         "fail",
         "failures",
@@ -121,6 +124,7 @@ class ModelStatistics:
         self.cache_miss = _Duration()
         self.failures = [0] * len(Failure)
         self.load_duration_s = 0.0
+        self.distributions: Distributions | None = None
         self._batches: dict[int, _BatchStatistics] = {}
         self._responses: dict[int, _ResponseStatistics] = {}
 
