@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from atoll.errors import ServerError
-from atoll.frontends.http.codec import JSON, OCTET_STREAM, InferCodec, parse_header_length
+from atoll.frontends.http.answer import JSON, OCTET_STREAM
+from atoll.frontends.http.codec import InferCodec, parse_header_length
 from atoll.frontends.http.plan import InferPlan
 from atoll.inference import Parameter, Request, Response, Tensor
 from atoll.repository.config import TensorSpec

@@ -17,6 +17,7 @@ from typing import TypeVar
 import orjson
 
 from atoll.frontends.classification import classify
+from atoll.frontends.http.answer import JSON, OCTET_STREAM
 from atoll.frontends.http.json_reader import read_json
 from atoll.frontends.http.members import invalid
 from atoll.frontends.http.plan import InferPlan, plan_document, too_large
@@ -24,10 +25,7 @@ from atoll.frontends.http.raw_input import ServedModel, plan_raw
 from atoll.frontends.http.tensor_json import tensor_to_json
 from atoll.inference import Parameter, Request, Response, Tensor, TensorData
 
-__all__ = ["DEFAULT_MAX_INPUT_NBYTES", "InferCodec", "JSON", "OCTET_STREAM", "parse_header_length"]
-
-JSON = b"application/json"
-OCTET_STREAM = b"application/octet-stream"
+__all__ = ["DEFAULT_MAX_INPUT_NBYTES", "InferCodec", "parse_header_length"]
 
 DEFAULT_MAX_INPUT_NBYTES = 64 << 20
 

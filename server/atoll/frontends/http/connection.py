@@ -15,40 +15,24 @@ One request is in progress at a time; what a client pipelines waits in ``_pendin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from atoll.errors import Code, ServerError
+from atoll.errors import ServerError
+from atoll.frontends.http.answer import CLOSING, JSON, Answer, error_answer
 from atoll.frontends.http.body import BLOCK_NBYTES, IncomingBody, make_room
 from atoll.frontends.http.chunked import BadChunk, ChunkedBody
-from atoll.frontends.http.codec import JSON, InferCodec, parse_header_length
 from atoll.frontends.http.head import MAX_HEAD_NBYTES, BadHead, Head
-from atoll.frontends.http.plan import InferPlan
-from atoll.frontends.http.routes import TEXT, Answer, Route, error_answer, find_route
-from atoll.inference import Request, Response, TensorData
+from atoll.frontends.http.infer import Inference, Taker
+from atoll.frontends.http.routes import Route
 
 if TYPE_CHECKING:
     from atoll.frontends.http.listener import HttpFrontend
 
 __all__ = ["Connection"]
 
-Taker = Callable[[int, int], TensorData]
-
 _MAX_DISCARD_NBYTES = 1 << 30
 _JOIN_NBYTES = 64 << 10
-
-_REASONS = {
-    200: b"OK",
-    400: b"Bad Request",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Not Allowed",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    503: b"Service Unavailable",
-}
-_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\nContent-Type: " % (status, reason) for status, reason in _REASONS.items()}
-_OK = _STATUS_LINES[200]
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -67,9 +51,7 @@ class Connection(asyncio.BufferedProtocol):
         self._refusal: Answer | None = None
         self._busy = False
         self._looping = False
-        self._request: Request | None = None
-        self._codec: InferCodec | None = None
-        self._plan: InferPlan | None = None
+        self._inference = Inference(frontend, self)
         self._answering: asyncio.Future[None] | None = None
         self._write_paused = False
         self._closing = False
@@ -84,8 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._frontend.connections.discard(self)
         self._body = None
-        if self._request is not None:
-            self._server.cancel(self._request)
+        self._inference.cancel()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         body = self._body
@@ -164,8 +145,6 @@ class Connection(asyncio.BufferedProtocol):
             self._abort()
             return
         self._head = head
-        if head.target is None:
-            head.target = find_route(head.method, head.path)
         length = head.content_length
         if head.chunked:
             self._begin_chunked(head, bytes(data[end:]))
@@ -186,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             body = self._body = make_room(self._server, route, head, self._frontend.options.max_input_size)
         except ServerError as error:
-            self._refuse(error_answer(error, TEXT), head.content_length, first)
+            self._refuse(error_answer(error, route.content_type), head.content_length, first)
             return
         if head.expects_continue and not first and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -216,7 +195,7 @@ class Connection(asyncio.BufferedProtocol):
     def _respond_refusal(self) -> None:
         answer, self._refusal = self._refusal, None
         assert answer is not None
-        self._write_answer(answer)
+        self.answer(answer)
 
     def _begin_chunked(self, head: Head, first: bytes) -> None:
         if head.expects_continue and not first and self._transport is not None:
@@ -235,7 +214,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         except ServerError as error:
             self._closing = True
-            self._write_answer(error_answer(error, JSON))
+            self.answer(error_answer(error, JSON))
             return
         if rest is not None:
             body = bytes(self._chunked.body)
@@ -250,7 +229,8 @@ class Connection(asyncio.BufferedProtocol):
         route = head.target
         if type(route) is Route:
             if route.answer is None:
-                self._infer(head, route, body, take)
+                self._busy = True
+                self._inference.begin(head, route, body, take)
                 return
             try:
                 answer = route.answer(self._server, route, bytes(body))
@@ -263,103 +243,43 @@ class Connection(asyncio.BufferedProtocol):
         else:
             assert isinstance(route, Answer)
             answer = route
-        self._write_answer(answer)
+        self.answer(answer)
 
     async def _answer_later(self, route: Route, coming: Awaitable[Answer]) -> None:
         try:
             answer = await coming
         except ServerError as error:
             answer = error_answer(error, route.content_type)
-        self._write_answer(answer)
+        self.answer(answer)
 
-    def _infer(self, head: Head, route: Route, body: bytes | memoryview, take: Taker | None) -> None:
-        content_type = TEXT
-        self._busy = True
-        try:
-            model = self._server.model(route.model, route.version)
-            if model.decoupled:
-                raise ServerError(
-                    Code.UNSUPPORTED, "HTTP end point doesn't support models with decoupled transaction policy"
-                )
-            if head.content_encoding and head.content_encoding != b"identity":
-                raise ServerError(Code.UNSUPPORTED, "Unsupported compression type")
-            json_nbytes = head.json_nbytes
-            if head.json_length is not None and (json_nbytes is None or json_nbytes > len(body)):
-                json_nbytes = parse_header_length(head.json_length, len(body))
-            content_type = JSON
-            codec = self._codec
-            if codec is None or codec.model is not model:
-                codec = self._codec = self._frontend.codec(model)
-            request, self._plan = codec.decode(body, json_nbytes, take, self._on_response)
-            self._request = request
-            self._server.submit(model, request)
-        except ServerError as error:
-            self._request = None
-            self._write_answer(error_answer(error, content_type))
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
 
-    def _on_response(self, response: Response) -> None:
-        """Called by the core, once."""
-        plan, codec = self._plan, self._codec
-        self._request = self._plan = None
-        if self._transport is None:
+    def answer(self, answer: Answer) -> None:
+        self.respond(answer.head(), [answer.body], len(answer.body))
+
+    def respond(self, opening: bytes, parts: list[bytes | bytearray | memoryview], nbytes: int) -> None:
+        """Write the one response to the request in progress. ``nbytes``: of all ``parts`` of the body."""
+        transport, head = self._transport, self._head
+        if transport is None:
             return
-        if response.error is not None:
-            self._write_answer(error_answer(response.error, TEXT))
-            return
-        assert plan is not None
-        assert codec is not None
-        try:
-            content_type, json_nbytes, parts = codec.encode(response, plan)
-        except ServerError as error:
-            self._write_answer(error_answer(error, TEXT))
-            return
-        length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
-        if json_nbytes is None:
-            head = b"%b%b\r\nContent-Length: %d\r\n%b\r\n" % (_OK, content_type, length, self._connection_header())
+        assert head is not None
+        ending = CLOSING if self._closing else head.ending
+        if nbytes <= _JOIN_NBYTES:
+            transport.write(b"".join((opening, ending, *parts)))
         else:
-            head = b"%b%b\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n%b\r\n" % (
-                _OK,
-                content_type,
-                json_nbytes,
-                length,
-                self._connection_header(),
-            )
-        if length <= _JOIN_NBYTES:
-            self._transport.write(b"".join((head, *parts)))
-        else:
-            self._transport.writelines([head, *parts])
-        self._done()
+            transport.writelines([opening + ending, *parts])
+        self._done(transport, head)
 
-    def _write_answer(self, answer: Answer) -> None:
-        if self._transport is None:
-            return
-        self._transport.write(
-            b"%b%b\r\nContent-Length: %d\r\n%b\r\n%b"
-            % (
-                _STATUS_LINES[answer.status],
-                answer.content_type,
-                len(answer.body),
-                self._connection_header(),
-                answer.body,
-            )
-        )
-        self._done()
-
-    def _connection_header(self) -> bytes:
-        head = self._head
-        if self._closing or (head is not None and not head.keep_alive):
-            return b"Connection: close\r\n"
-        return b"Connection: keep-alive\r\n" if head is not None and head.http_1_0 else b""
-
-    def _done(self) -> None:
+    def _done(self, transport: asyncio.Transport, head: Head) -> None:
         """A response was written: on to the next request, or the end."""
-        assert self._transport is not None
         self._busy = False
-        if self._closing or self._head is None or not self._head.keep_alive:
+        if self._closing or not head.keep_alive:
             self._pending = b""
-            self._transport.close()
+            transport.close()
         elif self._pending and not self._write_paused:
-            self._transport.resume_reading()
+            transport.resume_reading()
             self._read_pending()
 
     # -- the end

@@ -7,7 +7,11 @@ fiftieth. Heads longer than ``_MEMO_NBYTES`` are parsed each time; the memo star
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httptools
+
+from atoll.frontends.http.answer import CLOSING
 
 __all__ = ["BadHead", "Head", "HeadReader", "MAX_HEAD_NBYTES"]
 
@@ -28,6 +32,7 @@ class Head:
         "chunked",
         "content_encoding",
         "content_length",
+        "ending",
         "expects_continue",
         "headers",
         "http_1_0",
@@ -48,7 +53,7 @@ class Head:
         self.json_length: bytes | None = None
         self.json_nbytes: int | None = None  # the same as a number, where it is a plain one
         self.content_encoding = b""
-        self.target: object = None  # the route, filled in by the connection
+        self.target: object = None  # where it leads, filled in by the frontend
         parser = httptools.HttpRequestParser(self)
         try:
             parser.feed_data(data)
@@ -59,6 +64,7 @@ class Head:
         self.method: bytes = parser.get_method()
         self.http_1_0: bool = parser.get_http_version() == "1.0"
         self.keep_alive: bool = self._is_persistent()
+        self.ending = _ending(self.keep_alive, self.http_1_0)  # of the head of a response to it
 
     # -- called by httptools
 
@@ -97,17 +103,25 @@ class Head:
         return b"close" not in options and (not self.http_1_0 or b"keep-alive" in options)
 
 
-class HeadReader:
-    """Heads by their bytes."""
+def _ending(keep_alive: bool, http_1_0: bool) -> bytes:
+    if not keep_alive:
+        return CLOSING
+    return b"Connection: keep-alive\r\n\r\n" if http_1_0 else b"\r\n"
 
-    def __init__(self) -> None:
+
+class HeadReader:
+    """Heads by their bytes. ``complete`` adds what follows from a new one, and is as true for every other like it."""
+
+    def __init__(self, complete: Callable[[Head], None]) -> None:
         self._memo: dict[bytes, Head] = {}
+        self._complete = complete
 
     def read(self, data: bytes) -> Head:
         """The head that ``data`` is, from request line to empty line. Raises :class:`BadHead`."""
         head = self._memo.get(data)
         if head is None:
             head = Head(data)
+            self._complete(head)
             if len(data) <= _MEMO_NBYTES:
                 if len(self._memo) >= _MEMO_ENTRIES:
                     self._memo.clear()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from atoll.errors import Code, ServerError
 from atoll.frontends.http.codec import DEFAULT_MAX_INPUT_NBYTES, InferCodec
 from atoll.frontends.http.connection import Connection
-from atoll.frontends.http.head import HeadReader
+from atoll.frontends.http.head import Head, HeadReader
+from atoll.frontends.http.routes import find_target
 
 if TYPE_CHECKING:
     from atoll.core.model import Model
@@ -39,7 +40,7 @@ class HttpFrontend:
         self.options = options
         self.port = options.port
         self.connections: set[Connection] = set()
-        self.heads = HeadReader()
+        self.heads = HeadReader(self._complete)
         self.receive_buffer = memoryview(bytearray(_RECEIVE_NBYTES))
         self._codecs: dict[tuple[str, int], tuple[Model, InferCodec]] = {}
         self._listener: asyncio.Server | None = None
@@ -71,6 +72,9 @@ class HttpFrontend:
         while self.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.01)
         return not self.connections
+
+    def _complete(self, head: Head) -> None:
+        head.target = find_target(head.method, head.path)
 
     def codec(self, model: Model) -> InferCodec:
         """The codec of a model version; a reloaded one gets its own."""

@@ -12,24 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from atoll.errors import HTTP_STATUS, Code, ServerError
-from atoll.frontends.http.codec import JSON
+from atoll.errors import Code, ServerError
+from atoll.frontends.http.answer import JSON, TEXT, Answer
 from atoll.frontends.http.json_reader import read_json
 
 if TYPE_CHECKING:
     from atoll.core.server import Server
 
-__all__ = ["Answer", "Route", "TEXT", "error_answer", "find_route"]
-
-TEXT = b"text/plain"
-
-
-class Answer(NamedTuple):
-    """A complete response without tensors."""
-
-    status: int
-    content_type: bytes
-    body: bytes = b""
+__all__ = ["Route", "find_target"]
 
 
 class Route(NamedTuple):
@@ -41,11 +31,6 @@ class Route(NamedTuple):
     answer: Callable[[Server, Route, bytes], Answer | Awaitable[Answer]] | None
     model: str = ""
     version: str = ""
-
-
-def error_answer(error: ServerError, content_type: bytes) -> Answer:
-    body = b'{"error":%b}' % orjson.dumps(error.message.encode("utf-8", "backslashreplace").decode())
-    return Answer(HTTP_STATUS[error.code], content_type, body)
 
 
 def _live(server: Server, route: Route, body: bytes) -> Answer:
@@ -172,7 +157,7 @@ _ROUTES: list[tuple[re.Pattern[str], Route]] = [
 ]
 
 
-def find_route(method: bytes, path: bytes) -> Route | Answer:
+def find_target(method: bytes, path: bytes) -> Route | Answer:
     """The route of a request, or the answer to one that has none."""
     text = path.decode("utf-8", "surrogateescape")
     for pattern, route in _ROUTES:

@@ -1,0 +1,105 @@
+"""The infer requests of one connection: from a complete body to the core, and from its response to the bytes sent.
+
+The hot path of the HTTP frontend. See also: ``codec`` for what the bytes mean, ``connection`` for the socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from atoll.core.model import Model
+from atoll.errors import Code, ServerError
+from atoll.frontends.http.answer import JSON, OK, TEXT, error_answer
+from atoll.frontends.http.codec import InferCodec, parse_header_length
+from atoll.frontends.http.head import Head
+from atoll.frontends.http.plan import InferPlan
+from atoll.frontends.http.routes import Route
+from atoll.inference import Request, Response, TensorData
+
+if TYPE_CHECKING:
+    from atoll.frontends.http.connection import Connection
+    from atoll.frontends.http.listener import HttpFrontend
+
+__all__ = ["Inference", "Taker"]
+
+Taker = Callable[[int, int], TensorData]
+
+
+class Inference:
+    """One request at a time; the connection is told the answer."""
+
+    __slots__ = ("_codec", "_connection", "_frontend", "_plan", "_request", "_server")
+
+    def __init__(self, frontend: HttpFrontend, connection: Connection) -> None:
+        self._frontend = frontend
+        self._server = frontend.server
+        self._connection = connection
+        self._request: Request | None = None
+        self._codec: InferCodec | None = None
+        self._plan: InferPlan | None = None
+
+    def begin(self, head: Head, route: Route, body: bytes | memoryview, take: Taker | None) -> None:
+        """``take`` gives parts of the body by reference; None where a copy will do."""
+        try:
+            model = self._server.model(route.model, route.version)
+            if model.decoupled:
+                raise ServerError(
+                    Code.UNSUPPORTED, "HTTP end point doesn't support models with decoupled transaction policy"
+                )
+            if head.content_encoding and head.content_encoding != b"identity":
+                raise ServerError(Code.UNSUPPORTED, "Unsupported compression type")
+        except ServerError as error:
+            self._connection.answer(error_answer(error, TEXT))
+        else:
+            self._submit(model, head, body, take)
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        if self._request is not None:
+            self._server.cancel(self._request)
+
+    def _submit(self, model: Model, head: Head, body: bytes | memoryview, take: Taker | None) -> None:
+        content_type = TEXT
+        try:
+            json_nbytes = head.json_nbytes
+            if head.json_length is not None and (json_nbytes is None or json_nbytes > len(body)):
+                json_nbytes = parse_header_length(head.json_length, len(body))
+            content_type = JSON
+            codec = self._codec
+            if codec is None or codec.model is not model:
+                codec = self._codec = self._frontend.codec(model)
+            request, self._plan = codec.decode(body, json_nbytes, take, self._on_response)
+            self._request = request
+            self._server.submit(model, request)
+        except ServerError as error:
+            self._request = None
+            self._connection.answer(error_answer(error, content_type))
+
+    def _on_response(self, response: Response) -> None:
+        """Called by the core, once."""
+        plan, codec, connection = self._plan, self._codec, self._connection
+        self._request = self._plan = None
+        if not connection.is_open:
+            return
+        if response.error is not None:
+            connection.answer(error_answer(response.error, TEXT))
+            return
+        assert plan is not None
+        assert codec is not None
+        try:
+            content_type, json_nbytes, parts = codec.encode(response, plan)
+        except ServerError as error:
+            connection.answer(error_answer(error, TEXT))
+            return
+        length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        if json_nbytes is None:
+            head = b"%b%b\r\nContent-Length: %d\r\n" % (OK, content_type, length)
+        else:
+            head = b"%b%b\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n" % (
+                OK,
+                content_type,
+                json_nbytes,
+                length,
+            )
+        connection.respond(head, parts, length)
