@@ -97,7 +97,12 @@ _HTTP = (
     Flag("http-address", STRING, "0.0.0.0", "Address of the HTTP service."),
     Flag("http-port", PORT, 8000, "Port of the HTTP service; 0 picks a free one."),
     Flag("reuse-http-port", BOOL, False, "Share the HTTP port with other servers (SO_REUSEPORT)."),
-    Flag("http-header-forward-pattern", STRING, "", "Pass request headers whose name matches on to the model."),
+    Flag(
+        "http-header-forward-pattern",
+        settings.HEADER_PATTERN,
+        "",
+        "Pass request headers whose name matches on to the model.",
+    ),
     _many("http-restricted-api", settings.HTTP_RESTRICTED_API, "APIs that need the given request header."),
     Flag(
         "http-max-input-size",
@@ -113,7 +118,9 @@ _GRPC = (
     Flag("grpc-address", STRING, "0.0.0.0", "Address of the gRPC service."),
     Flag("grpc-port", PORT, 8001, "Port of the gRPC service; 0 picks a free one."),
     Flag("reuse-grpc-port", BOOL, False, "Share the gRPC port with other servers (SO_REUSEPORT)."),
-    Flag("grpc-header-forward-pattern", STRING, "", "Pass metadata whose key matches on to the model."),
+    Flag(
+        "grpc-header-forward-pattern", settings.HEADER_PATTERN, "", "Pass metadata whose key matches on to the model."
+    ),
     Flag("grpc-use-ssl", BOOL, False, "Serve gRPC over TLS."),
     Flag("grpc-use-ssl-mutual", BOOL, False, "Require and verify client certificates; implies --grpc-use-ssl."),
     Flag("grpc-server-cert", PATH, "", "PEM file of the server's certificate chain."),

@@ -52,12 +52,16 @@ class Options:
     http_address: str
     http_port: int
     reuse_http_port: bool
+    http_header_forward_pattern: str
+    http_restricted_api: tuple[tuple[tuple[str, ...], str, str], ...]
     http_max_input_size: int
 
     allow_grpc: bool
     grpc_address: str
     grpc_port: int
     reuse_grpc_port: bool
+    grpc_header_forward_pattern: str
+    grpc_restricted_protocol: tuple[tuple[tuple[str, ...], str, str], ...]
     grpc_use_ssl: bool
     grpc_use_ssl_mutual: bool
     grpc_server_cert: str

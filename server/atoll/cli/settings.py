@@ -6,11 +6,13 @@ Each reader turns one occurrence into a small tuple, or raises :class:`BadValue`
 from __future__ import annotations
 
 from atoll.cli.values import BadValue, Kind
+from atoll.frontends.forwarding import compile_pattern
 
 __all__ = [
     "BACKEND_CONFIG",
     "CACHE_CONFIG",
     "GRPC_RESTRICTED_PROTOCOL",
+    "HEADER_PATTERN",
     "HOST_POLICY",
     "HTTP_RESTRICTED_API",
     "METRICS_CONFIG",
@@ -116,6 +118,14 @@ def _restriction(flag: str, noun: str) -> Kind:
     return Kind("<string>:<string>=<string>", read)
 
 
+def _read_header_pattern(text: str) -> str:
+    try:
+        compile_pattern(text)
+    except ValueError as error:
+        raise BadValue(f"invalid header forward pattern '{text}': {error}") from None
+    return text
+
+
 def _read_trace_config(text: str) -> tuple[str, str, str]:
     """``(mode, setting, value)``; the mode is empty for a setting of both modes."""
     before, comma, after = text.partition(",")
@@ -154,6 +164,7 @@ def _read_model_config_name(text: str) -> str:
 
 BACKEND_CONFIG = Kind("<string>,<string>=<string>", _read_backend_config)
 CACHE_CONFIG = Kind("<string>,<string>=<string>", _read_cache_config)
+HEADER_PATTERN = Kind("<string>", _read_header_pattern)
 HOST_POLICY = Kind("<string>,<string>=<string>", _read_host_policy)
 METRICS_CONFIG = Kind("<string>=<string>", _read_metrics_config)
 RATE_LIMIT_RESOURCE = Kind("<string>:<integer>[:<integer>]", _read_rate_limit_resource)

@@ -1,7 +1,7 @@
 """Flags that are understood but whose feature this version lacks: the one table of them.
 
-A value that asks for such a feature is refused, because a server that quietly ran without it would mislead (and, for
-the restricted APIs, be open). A feature that arrives deletes its row.
+A value that asks for such a feature is refused, because a server that quietly ran without it would mislead. A
+feature that arrives deletes its row.
 """
 
 from __future__ import annotations
@@ -35,10 +35,6 @@ def _trace_config(value: tuple[str, str, str]) -> str | None:
 _UNSUPPORTED: dict[str, _Check] = {
     "model-control-mode": _values("poll"),
     "model-namespacing": _values(True),
-    "http-header-forward-pattern": _anything,
-    "http-restricted-api": _anything,
-    "grpc-header-forward-pattern": _anything,
-    "grpc-restricted-protocol": _anything,
     "rate-limit": _values("execution_count"),
     "cache-config": _anything,
     "response-cache-byte-size": _anything,

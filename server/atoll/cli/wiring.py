@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,8 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
             address=options.grpc_address,
             port=options.grpc_port,
             reuse_port=options.reuse_grpc_port,
+            header_forward_pattern=options.grpc_header_forward_pattern,
+            restricted_protocol=_restrictions(options.grpc_restricted_protocol),
             use_ssl=options.grpc_use_ssl,
             use_ssl_mutual=options.grpc_use_ssl_mutual,
             server_cert=options.grpc_server_cert,
@@ -82,6 +84,8 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
             address=options.http_address,
             port=options.http_port,
             reuse_port=options.reuse_http_port,
+            header_forward_pattern=options.http_header_forward_pattern,
+            restricted_api=_restrictions(options.http_restricted_api),
             max_input_size=options.http_max_input_size,
         )
         http = HttpFrontend(server, http_options)
@@ -94,6 +98,11 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
         )
         chosen.append(Endpoint("Metrics", "Metrics Service", options.metrics_address, metrics, auxiliary=True))
     return chosen
+
+
+def _restrictions(groups: Iterable[tuple[tuple[str, ...], str, str]]) -> dict[str, tuple[str, str]]:
+    """By category, the name and the value of the header that its callers must send."""
+    return {category: (name, value) for categories, name, value in groups for category in categories}
 
 
 def backend_path() -> str:

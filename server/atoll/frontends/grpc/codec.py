@@ -20,9 +20,7 @@ from atoll.frontends.grpc.reply import Reply
 from atoll.frontends.grpc.wire import Buffer, cut_raw_inputs
 from atoll.inference import SEQUENCE_END, SEQUENCE_START, Parameter, Request, Response, Tensor
 
-__all__ = ["RESERVED_PARAMETERS", "decode_request", "parse", "parse_request"]
-
-RESERVED_PARAMETERS = frozenset({"sequence_id", "sequence_start", "sequence_end", "priority", "timeout"})
+__all__ = ["decode_request", "parse", "parse_request"]
 
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _CUSTOM = ("bool_param", "int64_param", "string_param", "double_param")

@@ -8,13 +8,13 @@ See also: ``control`` for what is not inference, ``stream`` for a stream's life,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from atoll.errors import Code, ServerError
-from atoll.frontends.grpc.codec import RESERVED_PARAMETERS, decode_request, parse, parse_request
+from atoll.frontends.forwarding import compile_pattern, forward, matching
+from atoll.frontends.grpc.codec import decode_request, parse, parse_request
 from atoll.frontends.grpc.control import CONTROL_RPCS, SERVICE, ControlRpc
 from atoll.frontends.grpc.reply import Reply, single_answer
 from atoll.frontends.grpc.stream import InferStream
@@ -52,7 +52,7 @@ class InferenceService:
             path: partial(self._control, rpc) for path, rpc in CONTROL_RPCS.items()
         }
         self._restricted = restricted or {}
-        self._forwarded = _compile(forward_pattern)
+        self._forwarded = compile_pattern(forward_pattern)
         self._accepting = True
 
     def refuse_new_calls(self) -> None:
@@ -98,7 +98,7 @@ class InferenceService:
         reply = Reply(model, message.model_version)
         request = decode_request(message, raw, reply, partial(respond, reply))
         if self._forwarded is not None:
-            self._forward(headers, request)
+            forward(matching(self._forwarded, headers()), request)
         self.server.infer(request)
         return request
 
@@ -115,25 +115,3 @@ class InferenceService:
             key = f"{_RESTRICTED_PREFIX}{key}".lower()
             if (key, value) not in headers():
                 raise ServerError(Code.UNAVAILABLE, f"This protocol is restricted, expecting header '{key}'")
-
-    def _forward(self, headers: Headers, request: Request) -> None:
-        assert self._forwarded is not None
-        for key, value in headers():
-            if not self._forwarded.search(key):
-                continue
-            if key in RESERVED_PARAMETERS or key.startswith("triton_"):
-                raise ServerError(
-                    Code.INVALID_ARG, f"Header '{key}' is reserved for Triton usage and cannot be forwarded."
-                )
-            if request.parameters is None:
-                request.parameters = {}
-            request.parameters[key] = value if isinstance(value, str) else value.decode("latin-1")
-
-
-def _compile(pattern: str) -> re.Pattern[str] | None:
-    """The pattern matches whatever the case, unless it opens with RE2's way of saying otherwise."""
-    if not pattern:
-        return None
-    if pattern.startswith("(?-i)"):
-        return re.compile(pattern[len("(?-i)") :])
-    return re.compile(pattern, re.IGNORECASE)

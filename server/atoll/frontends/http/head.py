@@ -34,6 +34,7 @@ class Head:
         "content_length",
         "ending",
         "expects_continue",
+        "forwarded",
         "headers",
         "http_1_0",
         "json_length",
@@ -53,7 +54,8 @@ class Head:
         self.json_length: bytes | None = None
         self.json_nbytes: int | None = None  # the same as a number, where it is a plain one
         self.content_encoding = b""
-        self.target: object = None  # where it leads, filled in by the frontend
+        self.target: object = None  # where it leads; this and the next are filled in by the frontend
+        self.forwarded: list[tuple[str, str]] = []  # headers that the model gets to see
         parser = httptools.HttpRequestParser(self)
         try:
             parser.feed_data(data)
@@ -74,6 +76,7 @@ class Head:
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(value) > _MAX_LINE_NBYTES:
             raise BadHead("a header line is too long")
+        value = value.rstrip(b" \t")  # the parser takes away only what stands before
         self.headers.append((name, value))
         key = name.lower()
         if key == b"content-length":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from atoll.core.model import Model
 from atoll.errors import Code, ServerError
+from atoll.frontends.forwarding import forward
 from atoll.frontends.http.answer import JSON, OK, TEXT, error_answer
 from atoll.frontends.http.codec import InferCodec, parse_header_length
 from atoll.frontends.http.head import Head
@@ -70,6 +71,8 @@ class Inference:
             if codec is None or codec.model is not model:
                 codec = self._codec = self._frontend.codec(model)
             request, self._plan = codec.decode(body, json_nbytes, take, self._on_response)
+            if head.forwarded:
+                forward(head.forwarded, request)
             self._request = request
             self._server.submit(model, request)
         except ServerError as error:

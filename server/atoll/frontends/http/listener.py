@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from atoll.errors import Code, ServerError
+from atoll.frontends.forwarding import compile_pattern, matching
 from atoll.frontends.http.codec import DEFAULT_MAX_INPUT_NBYTES, InferCodec
 from atoll.frontends.http.connection import Connection
 from atoll.frontends.http.head import Head, HeadReader
@@ -24,12 +26,17 @@ _BACKLOG = 1024
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """Settings of the HTTP frontend, named after the flags; ``max_input_size`` in bytes."""
+    """Settings of the HTTP frontend, named after the flags; ``max_input_size`` in bytes.
+
+    ``restricted_api`` maps a category to the name and the value of the header that its requests must have.
+    """
 
     address: str = "0.0.0.0"
     port: int = 8000
     reuse_port: bool = False
     max_input_size: int = DEFAULT_MAX_INPUT_NBYTES
+    header_forward_pattern: str = ""
+    restricted_api: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class HttpFrontend:
@@ -42,6 +49,10 @@ class HttpFrontend:
         self.connections: set[Connection] = set()
         self.heads = HeadReader(self._complete)
         self.receive_buffer = memoryview(bytearray(_RECEIVE_NBYTES))
+        self._restrictions = {
+            category: (name.encode(), value.encode()) for category, (name, value) in options.restricted_api.items()
+        }
+        self._forwarded = compile_pattern(options.header_forward_pattern)
         self._codecs: dict[tuple[str, int], tuple[Model, InferCodec]] = {}
         self._listener: asyncio.Server | None = None
 
@@ -74,7 +85,12 @@ class HttpFrontend:
         return not self.connections
 
     def _complete(self, head: Head) -> None:
-        head.target = find_target(head.method, head.path)
+        """What follows from a head and the settings."""
+        head.target = find_target(head.method, head.path, head.headers, self._restrictions)
+        if self._forwarded is not None:
+            head.forwarded = matching(
+                self._forwarded, ((name.decode("latin-1"), value) for name, value in head.headers)
+            )
 
     def codec(self, model: Model) -> InferCodec:
         """The codec of a model version; a reloaded one gets its own."""

@@ -7,30 +7,36 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from atoll.errors import Code, ServerError
-from atoll.frontends.http.answer import JSON, TEXT, Answer
+from atoll.frontends.http.answer import JSON, TEXT, Answer, error_body
 from atoll.frontends.http.json_reader import read_json
 
 if TYPE_CHECKING:
     from atoll.core.server import Server
 
-__all__ = ["Route", "find_target"]
+__all__ = ["Restrictions", "Route", "find_target"]
 
 
 class Route(NamedTuple):
     """Where a path leads. ``answer`` is None for infer, which the connection handles itself."""
 
     methods: tuple[bytes, ...]
+    category: str
+    """Of APIs, by which it can be restricted."""
     content_type: bytes
     """Of the answer to a wrong method, and of errors."""
     answer: Callable[[Server, Route, bytes], Answer | Awaitable[Answer]] | None
     model: str = ""
     version: str = ""
+
+
+Restrictions = Mapping[str, tuple[bytes, bytes]]
+"""By category of APIs, the name and the value of the header that a request must have."""
 
 
 def _live(server: Server, route: Route, body: bytes) -> Answer:
@@ -133,36 +139,48 @@ _GET, _POST = (b"GET",), (b"POST",)
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 
 _ROUTES: list[tuple[re.Pattern[str], Route]] = [
-    (re.compile(pattern), Route(methods, content_type, answer))
-    for pattern, methods, content_type, answer in [
-        (_MODEL + "/infer", _POST, TEXT, None),
-        ("/v2", _GET, JSON, _server_metadata),
-        ("/v2/health/live", _GET, TEXT, _live),
-        ("/v2/health/ready", _GET, TEXT, _ready),
-        ("/v2/models/stats", _GET, JSON, _statistics),
-        (_MODEL, _GET, JSON, _model_metadata),
-        (_MODEL + "/ready", _GET, TEXT, _model_ready),
-        (_MODEL + "/config", _GET, JSON, _model_config),
-        (_MODEL + "/stats", _GET, JSON, _statistics),
-        ("/v2/repository(?:/[^/]+)?/index", _POST, JSON, _index),
-        (_MODEL + "/(?:generate|generate_stream)", _POST, JSON, _not_yet),
-        ("/v2/repository/models/(?P<model>[^/]+)/load", _POST, JSON, _load),
-        ("/v2/repository/models/(?P<model>[^/]+)/unload", _POST, JSON, _unload),
-        ("/v2/repository/[^/]+/models/[^/]+/(?:load|unload)", _POST, JSON, _not_in_a_repository),
-        ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", _GET, JSON, _not_yet),
-        ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)", _POST, JSON, _not_yet),
-        ("/v2(?:/models/[^/]+)?/trace/setting", (b"GET", b"POST"), JSON, _not_yet),
-        ("/v2/logging", (b"GET", b"POST"), JSON, _not_yet),
+    (re.compile(pattern), Route(methods, category, content_type, answer))
+    for pattern, methods, category, content_type, answer in [
+        (_MODEL + "/infer", _POST, "inference", TEXT, None),
+        ("/v2", _GET, "metadata", JSON, _server_metadata),
+        ("/v2/health/live", _GET, "health", TEXT, _live),
+        ("/v2/health/ready", _GET, "health", TEXT, _ready),
+        ("/v2/models/stats", _GET, "statistics", JSON, _statistics),
+        (_MODEL, _GET, "metadata", JSON, _model_metadata),
+        (_MODEL + "/ready", _GET, "health", TEXT, _model_ready),
+        (_MODEL + "/config", _GET, "model-config", JSON, _model_config),
+        (_MODEL + "/stats", _GET, "statistics", JSON, _statistics),
+        ("/v2/repository(?:/[^/]+)?/index", _POST, "model-repository", JSON, _index),
+        (_MODEL + "/(?:generate|generate_stream)", _POST, "inference", JSON, _not_yet),
+        ("/v2/repository/models/(?P<model>[^/]+)/load", _POST, "model-repository", JSON, _load),
+        ("/v2/repository/models/(?P<model>[^/]+)/unload", _POST, "model-repository", JSON, _unload),
+        ("/v2/repository/[^/]+/models/[^/]+/(?:load|unload)", _POST, "model-repository", JSON, _not_in_a_repository),
+        ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", _GET, "shared-memory", JSON, _not_yet),
+        (
+            "/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)",
+            _POST,
+            "shared-memory",
+            JSON,
+            _not_yet,
+        ),
+        ("/v2(?:/models/[^/]+)?/trace/setting", (b"GET", b"POST"), "trace", JSON, _not_yet),
+        ("/v2/logging", (b"GET", b"POST"), "logging", JSON, _not_yet),
     ]
 ]
 
 
-def find_target(method: bytes, path: bytes) -> Route | Answer:
+def find_target(
+    method: bytes, path: bytes, headers: Iterable[tuple[bytes, bytes]], restrictions: Restrictions
+) -> Route | Answer:
     """The route of a request, or the answer to one that has none."""
     text = path.decode("utf-8", "surrogateescape")
     for pattern, route in _ROUTES:
         match = pattern.fullmatch(text)
         if match is not None:
+            if route.category in restrictions:
+                key, word = restrictions[route.category]
+                if not any(name.lower() == key.lower() and value == word for name, value in headers):
+                    return Answer(403, TEXT, error_body(f"This API is restricted, expecting header '{key.decode()}'"))
             if method not in route.methods:
                 return Answer(405, route.content_type, b'{"error":"Method Not Allowed"}')
             found = match.groupdict()
