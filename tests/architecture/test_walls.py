@@ -22,7 +22,8 @@ LAYERS: dict[str, set[str]] = {
     "repository": {"errors"},
     "instances": {"errors", "inference"},
     "scheduling": {*BASE, "instances"},
-    "core": {*BASE, "repository", "instances", "scheduling"},
+    "caching": BASE,
+    "core": {*BASE, "repository", "instances", "scheduling", "caching"},
     "frontends": {*BASE, "core"},
     "cli": {*BASE, "repository", "core", "frontends"},
 }

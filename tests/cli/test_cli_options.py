@@ -173,8 +173,6 @@ def test_endpoints_that_do_not_collide(argv: list[str]) -> None:
         ("--model-control-mode=poll", "--model-control-mode=poll"),
         ("--model-namespacing=on", "--model-namespacing=true"),
         ("--rate-limit=execution_count", "--rate-limit=execution_count"),
-        ("--cache-config=local,size=1000", "--cache-config"),
-        ("--response-cache-byte-size=1000", "--response-cache-byte-size"),
         ("--trace-config=level=TIMESTAMPS", "--trace-config=level=TIMESTAMPS"),
         ("--trace-level=min", "--trace-level=min"),
     ],

@@ -190,6 +190,7 @@ _RUNNING_MODELS = (
         "python,shm-region-prefix-name=<name>, python,shm-backing=<auto|posix|memfd>.",
     ),
     _many("cache-config", settings.CACHE_CONFIG, "A setting of the response cache: local,size=<bytes>."),
+    Flag("cache-directory", PATH, "/opt/tritonserver/caches", "Shown when a cache is not found; caches are built in."),
     Flag("response-cache-byte-size", INT64, 0, "Deprecated: use --cache-config local,size=<bytes>."),
     Flag(
         "rate-limit",
@@ -203,7 +204,6 @@ _RUNNING_MODELS = (
 
 _COMPATIBILITY = (
     _ignored("repoagent-directory", PATH),
-    _ignored("cache-directory", PATH),
     _ignored("pinned-memory-pool-byte-size", INT64, 256 << 20),
     _ignored("min-supported-compute-capability", FLOAT, 6.0),
     _ignored("enable-peer-access", BOOL),

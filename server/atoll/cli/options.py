@@ -86,6 +86,8 @@ class Options:
 
     backend_directory: str
     backend_config: tuple[tuple[str, str, str], ...]
+    cache_config: tuple[tuple[str, str, str], ...]
+    cache_directory: str
     rate_limit: str
     rate_limit_resource: tuple[tuple[str, int, int | None], ...]
     allow_client_shm: bool
@@ -120,6 +122,8 @@ def options_from(parsed: Parsed, repositories: Sequence[str] = ()) -> Options:
     values["model_repository"] = _distinct((*values["model_repository"], *values["model_store"], *repositories))
     values["load_model"] = _distinct(values["load_model"])
     values["metrics_address"] = values["metrics_address"] or values["http_address"]
+    if values["response_cache_byte_size"]:
+        values["cache_config"] = (("local", "size", str(values["response_cache_byte_size"])),)
     values["grpc_use_ssl"] = values["grpc_use_ssl"] or values["grpc_use_ssl_mutual"]
     values["metrics_config"] = _metrics_config(values["metrics_config"])
     if values["strict_model_config"]:

@@ -73,6 +73,8 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             backend_directory=options.backend_directory,
             load_thread_count=options.model_load_thread_count,
             load_retry_count=options.model_load_retry_count,
+            cache=options.cache_config,
+            cache_directory=options.cache_directory,
             arena=ArenaSettings(
                 default_nbytes=python.shm_default_byte_size,
                 growth_nbytes=python.shm_growth_byte_size,

@@ -36,8 +36,6 @@ _UNSUPPORTED: dict[str, _Check] = {
     "model-control-mode": _values("poll"),
     "model-namespacing": _values(True),
     "rate-limit": _values("execution_count"),
-    "cache-config": _anything,
-    "response-cache-byte-size": _anything,
     "trace-level": _trace_level,
     "trace-config": _trace_config,
 }

@@ -144,4 +144,4 @@ def option_rows(options: Options, extensions: tuple[str, ...]) -> Iterator[tuple
     yield "min_supported_compute_capability", options.min_supported_compute_capability
     yield "strict_readiness", int(options.strict_readiness)
     yield "exit_timeout", options.exit_timeout_secs
-    yield "cache_enabled", 0
+    yield "cache_enabled", int(bool(options.cache_config))

@@ -6,6 +6,7 @@ configuration differently.
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import partial
 
@@ -16,6 +17,7 @@ from atoll.errors import Code, ServerError
 from atoll.instances.auto_complete import auto_complete
 from atoll.observe.log import model_output
 from atoll.repository.backends import Backends
+from atoll.repository.changes import fingerprint
 from atoll.repository.checks import check_stub_name
 from atoll.repository.config import ModelConfig, QueuePolicy
 from atoll.repository.scan import ModelSource
@@ -58,6 +60,12 @@ class ModelMaker:
         _check_supported(config)
         model = PythonModel(config, version, path, source.path.absolute(), self._host, backend)
         model.metadata = config.metadata(list(source.versions))
+        if config.json.get("response_cache", {}).get("enable"):
+            if self._host.response_cache is None:
+                _log.warning(f"model '{config.name}' asks for a response cache; give the server one: --cache-config")
+            else:
+                made_from = json.dumps([config.json, version]).encode()
+                model.answer_from(self._host.response_cache, fingerprint(source.path, made_from))
         return model
 
 
@@ -80,7 +88,7 @@ def _check_supported(config: ModelConfig) -> None:
         refused.append("EXECUTION_ENV_PATH")
     if refused:
         raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")
-    missed = [name for name in ("response_cache",) if config.json.get(name)]
+    missed: list[str] = []
     batching = config.dynamic_batching
     if batching is not None:
         policies = {batching.default_queue_policy, *batching.priority_queue_policies.values()}

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from atoll_ipc.memory import Arena, ArenaSettings, Block, OutOfSharedMemory, Slice
 from atoll_ipc.wire import INLINE_NBYTES
 
+from atoll.caching.response_cache import ResponseCache
+from atoll.core.cached_requests import CachedRequests
 from atoll.core.labels import read_labels
 from atoll.core.validation import Validator
 from atoll.errors import Code, ServerError
@@ -39,6 +41,7 @@ class ModelHost(Protocol):
     warm_parent: WarmParent
     arena_settings: ArenaSettings
     start_timeout_s: float
+    response_cache: ResponseCache | None
 
     def infer_nested(self, request: Request, streaming: bool) -> None: ...
 
@@ -74,6 +77,7 @@ class Model(abc.ABC):
         self.is_loading = False
         self._host = host
         self._validator = Validator(config)
+        self._cached: CachedRequests | None = None
         self._accepting = False
         self._in_flight = 0
         self._drained: asyncio.Future[None] | None = None
@@ -143,6 +147,19 @@ class Model(abc.ABC):
 
     # -- requests
 
+    def answer_from(self, cache: ResponseCache, fingerprint: bytes) -> None:
+        """Use the response cache from now on; ``fingerprint`` stands for the model as it is loaded."""
+        self._cached = CachedRequests(
+            cache,
+            fingerprint,
+            self.version,
+            self.outputs,
+            self.statistics,
+            accept=self._accept,
+            answer=self._answer,
+            fail=self._fail,
+        )
+
     def infer(self, request: Request) -> None:
         """Check and take a request. Raises ServerError; then nothing of it stays."""
         request.received_ns = time.monotonic_ns()
@@ -160,7 +177,10 @@ class Model(abc.ABC):
         self._in_flight += 1
         request.accepted_by = self
         try:
-            self._accept(request)
+            if self._cached is None:
+                self._accept(request)
+            else:
+                self._cached.accept(request)
         except ServerError as error:
             request.answered = True
             self._left()

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from atoll_ipc.memory import ArenaSettings
+from atoll_ipc.memory import Arena, ArenaSettings
 
 from atoll import __version__
+from atoll.caching.response_cache import ResponseCache
+from atoll.caching.settings import CacheSetting, make_cache
 from atoll.core.catalog import NOT_UNIQUE, Catalog, parse_version
 from atoll.core.circular_calls import check_calls
 from atoll.core.loading import Loader
 from atoll.core.model import Model
+from atoll.core.upkeep import Upkeep
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
 from atoll.instances.instance import Answer
 from atoll.instances.warm_parent import WarmParent
 from atoll.observe.custom_metrics import CustomMetrics
-from atoll.observe.exposition import Family, label_text
 from atoll.observe.log import LogSettings, log_verbose
 from atoll.observe.metrics import Metrics, MetricsOptions
 
@@ -30,7 +32,6 @@ __all__ = ["Server", "ServerOptions"]
 _log = logging.getLogger(__name__)
 
 _CHUNK_IDS_PER_ARENA = 1 << 20
-_TRIM_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class ServerOptions:
     startup_models: tuple[str, ...] = ()
     load_thread_count: int = 4
     load_retry_count: int = 0
+    cache: tuple[CacheSetting, ...] = ()
+    cache_directory: str = "/opt/tritonserver/caches"
     arena: ArenaSettings = field(default_factory=ArenaSettings)
     stub_timeout_s: float = 30.0
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
@@ -78,10 +81,11 @@ class Server:
         self.version = __version__
         self.options = options
         self.custom_metrics = CustomMetrics()
-        self.metrics = Metrics(options.metrics, extra=[self._collect_memory, self.custom_metrics.collect])
+        self.metrics = Metrics(options.metrics, extra=[self.custom_metrics.collect])
         self.warm_parent = WarmParent()
         self.arena_settings = options.arena
         self.start_timeout_s = options.stub_timeout_s
+        self.response_cache: ResponseCache | None = None
         self._catalog = Catalog()
         self._arena_numbers = itertools.count()
         self._live = False
@@ -89,7 +93,7 @@ class Server:
         self._started = False
         self._loader: Loader | None = None
         self._nested: set[asyncio.Future[None]] = set()
-        self._trimming: asyncio.TimerHandle | None = None
+        self._upkeep = Upkeep(self._catalog, self.chunks_gone)
 
     # -- life
 
@@ -98,9 +102,14 @@ class Server:
 
         Raises ServerError when one fails and ``exit_on_error`` is set; the rest is loaded then.
         """
+        if self.options.cache:
+            self.response_cache = make_cache(self.options.cache, self.options.cache_directory, self._make_arena)
+            self.metrics.registry.register(self.response_cache.collect)
+            self._upkeep.trims.append(self.response_cache.trim)
         self.warm_parent.start()
         self._live = True
-        self._trim_later()
+        self._upkeep.start()
+        self.metrics.registry.register(self._upkeep.collect)
         self.metrics.start()
         self._loader = Loader(self.options, self._catalog, self.metrics, self)
         if self.options.model_control_mode == "explicit":
@@ -125,10 +134,11 @@ class Server:
         _log.info("All models are stopped, unloading models")
         left_s = max(0.1, deadline - asyncio.get_running_loop().time())
         ended = self._loader is None or await self._loader.stop_all(left_s)
-        if self._trimming is not None:
-            self._trimming.cancel()
+        self._upkeep.stop()
         self.metrics.stop()
         await self.warm_parent.stop()
+        if self.response_cache is not None:
+            await self.response_cache.close()
         self._live = False
         return clean and ended
 
@@ -345,6 +355,9 @@ class Server:
             cause = error.__cause__
             answer(None, f"{error.message}: {cause.message}" if isinstance(cause, ServerError) else error.message)
 
+    def _make_arena(self) -> Arena:
+        return Arena(self.take_chunk_ids(), self.arena_settings)
+
     def take_chunk_ids(self) -> int:
         """First of a range of chunk ids that no other arena uses."""
         return next(self._arena_numbers) * _CHUNK_IDS_PER_ARENA
@@ -354,33 +367,6 @@ class Server:
         if chunk_ids:
             for model in self._catalog.living():
                 model.forget(chunk_ids)
-
-    # -- upkeep
-
-    def _collect_memory(self) -> Iterable[Family]:
-        """Ours, beside the original's metrics: what the arena of each model's requests holds, and what stubs read."""
-        families = [
-            Family("atoll_shared_memory_bytes", "gauge", "Shared memory reserved for requests to a model, in bytes"),
-            Family("atoll_shared_memory_used_bytes", "gauge", "Of it, bytes that requests hold at this moment"),
-            Family("atoll_shared_memory_leased_blocks", "gauge", "Blocks of others that a model's instances may read"),
-            Family("atoll_instance_restarts", "counter", "Times that instances of a model were started again"),
-        ]
-        for model in self._catalog.models():
-            labels = label_text({"model": model.name, "version": str(model.version)})
-            memory = model.arena.stats()
-            values = (memory.reserved_nbytes, memory.used_nbytes, model.leased_blocks, model.restarts)
-            for family, value in zip(families, values, strict=True):
-                family.add(labels, value)
-        return families
-
-    def _trim_later(self) -> None:
-        self._trimming = asyncio.get_running_loop().call_later(_TRIM_INTERVAL_S, self._trim)
-
-    def _trim(self) -> None:
-        """Give back chunks that nobody has used since the last time."""
-        for model in self._catalog.living():
-            self.chunks_gone(model.trim())
-        self._trim_later()
 
 
 def _not_ready_for(request: Request) -> ServerError:

@@ -169,6 +169,17 @@ class ModelStatistics:
             of_batch.count += 1
             of_batch.ns += ns
 
+    def found_in_cache(self, total_ns: int, queue_ns: int, lookup_ns: int) -> None:
+        """The response cache had the response to a request."""
+        self.success.add(1, total_ns)
+        self.queue.add(1, queue_ns)
+        self.cache_hit.add(1, lookup_ns)
+
+    def missed_cache(self, lookup_ns: int, insertion_ns: int) -> None:
+        """It had not, and has it now; the request was executed, and the lookup was part of its time."""
+        self.cache_miss.add(1, lookup_ns + insertion_ns)
+        self.success.ns += insertion_ns
+
     def failed(self, reason: Failure, total_ns: int) -> None:
         """A request failed after its model's queue had accepted it, or because that queue would not."""
         self.fail.add(1, total_ns)

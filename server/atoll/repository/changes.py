@@ -1,10 +1,13 @@
 """Whether the files of a model are still those that it was loaded from."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Snapshot", "snapshot"]
+__all__ = ["Snapshot", "fingerprint", "snapshot"]
+
+_READ_NBYTES = 1 << 20
 
 Snapshot = frozenset[tuple[str, int, int]]
 
@@ -16,6 +19,22 @@ def snapshot(directory: Path) -> Snapshot:
     them: their own times change with every such cache.
     """
     return frozenset(_files(str(directory), set()))
+
+
+def fingerprint(directory: Path, made_from: bytes) -> bytes:
+    """32 bytes that change with ``made_from`` and with any file of a model's directory.
+
+    Equal on other machines too, if all files are small: a large one counts by its modification time.
+    """
+    digest = hashlib.sha256(made_from)
+    for path, mtime_ns, nbytes in sorted(_files(str(directory), set())):
+        digest.update(f"{os.path.relpath(path, directory)} {nbytes} ".encode("utf-8", "surrogateescape"))
+        if nbytes > _READ_NBYTES:
+            digest.update(b"%d" % mtime_ns)
+        elif nbytes:
+            with open(path, "rb") as file:
+                digest.update(file.read())
+    return digest.digest()
 
 
 def _files(directory: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
