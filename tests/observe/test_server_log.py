@@ -174,12 +174,12 @@ def test_a_models_output_names_its_origin_whatever_the_switches(
 
 def test_a_message_on_behalf_of_a_model(start_log: StartLog, capfd: pytest.CaptureFixture[str]) -> None:
     start_log(LogSettings())
-    log_from("model.py:12", logging.WARNING, "careful")
-    log_from("model.py:13", logging.INFO - 1, "verbose, hence dropped")
+    log_from("model.py:12", "m_0_1", logging.WARNING, "careful")
+    log_from("model.py:13", "m_0_1", logging.INFO - 1, "verbose, hence dropped")
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("W")
-    assert captured.err.endswith(' model.py:12] "careful"\n')
+    assert captured.err.endswith(' model.py:12 m_0_1] "careful"\n')
 
 
 def test_an_exception_is_told_with_its_traceback(start_log: StartLog, capfd: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +220,59 @@ def test_text_that_is_no_unicode_is_written_escaped(start_log: StartLog, capfd: 
     start_log(LogSettings())
     model_output("m", "stdout", "bad \udcff")
     assert capfd.readouterr().out.endswith('"bad \\udcff"\n')
+
+
+def json_lines(text: str) -> list[dict[str, object]]:
+    """Each line, which must be an object; without its time and process."""
+    lines = []
+    for line in text.splitlines():
+        members = json.loads(line)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", members.pop("time"))
+        assert members.pop("pid") == os.getpid()
+        lines.append(members)
+    return lines
+
+
+def test_the_json_format_is_one_object_per_line(start_log: StartLog, capfd: pytest.CaptureFixture[str]) -> None:
+    start_log(LogSettings(format="json", verbose_level=1))
+    log.info("two\nlines, and é")
+    log_verbose(1, "detail")
+    log_table("+---+\n")
+    log.error("bad")
+    captured = capfd.readouterr()
+    assert "é" in captured.out
+    lines = json_lines(captured.out)
+    assert all(line.pop("file") == "test_server_log.py" and isinstance(line.pop("line"), int) for line in lines)
+    assert lines == [
+        {"level": "INFO", "message": "two\nlines, and é"},
+        {"level": "INFO", "message": "detail"},
+        {"level": "INFO", "message": "+---+\n"},
+    ]
+    assert [line["level"] for line in json_lines(captured.err)] == ["ERROR"]
+
+
+def test_the_json_format_names_the_instance_of_a_model(start_log: StartLog, capfd: pytest.CaptureFixture[str]) -> None:
+    start_log(LogSettings(format="json"))
+    model_output("m_0_1", "stdout", "hello")
+    log_from("model.py:12", "m_0_1", logging.INFO, "note")
+    log_from("add_sub", "m_0_1", logging.INFO, "no line")
+    assert json_lines(capfd.readouterr().out) == [
+        {"level": "INFO", "instance": "m_0_1", "stream": "stdout", "message": "hello"},
+        {"level": "INFO", "file": "model.py", "line": 12, "instance": "m_0_1", "message": "note"},
+        {"level": "INFO", "file": "add_sub", "instance": "m_0_1", "message": "no line"},
+    ]
+
+
+def test_the_time_of_a_json_line() -> None:
+    line = json.loads(LogHandler(LogSettings(format="json")).format(record_at(1795205333.053055, "loading: m:1")))
+    assert line == {
+        "time": "2026-11-20T20:08:53.053055Z",
+        "level": "WARNING",
+        "pid": 4242,
+        "file": "model_lifecycle.py",
+        "line": 472,
+        "message": "loading: m:1",
+    }
 
 
 def test_settings_as_the_protocol_shows_them() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from atoll.cli import settings, values
 from atoll.cli.values import BOOL, FLOAT, INT, INT64, PATH, PORT, STRING, SWITCH, Kind, choice, positive, within
+from atoll.observe.log import FORMATS
 
 __all__ = ["FLAGS", "GROUPS", "Flag", "usage"]
 
@@ -54,9 +55,9 @@ _LOGGING = (
     Flag("log-error", BOOL, True, "Log errors."),
     Flag(
         "log-format",
-        choice("invalid argument for --log-format", "default", "ISO8601"),
+        choice("invalid argument for --log-format", *FORMATS),
         "default",
-        "Layout of a log line.",
+        "Layout of a log line; json is one object per line.",
     ),
     Flag("log-file", PATH, "", "File that log lines are appended to, instead of the console."),
 )

@@ -252,7 +252,7 @@ class PythonModel(Model):
         self._host.cancel(request)
 
     def log(self, instance: Instance, level: int, origin: str, text: str) -> None:
-        log_from(f"{origin} {instance.name}", _LOG_LEVELS.get(level, logging.INFO), text)
+        log_from(origin, instance.name, _LOG_LEVELS.get(level, logging.INFO), text)
 
     def ask(self, instance: Instance, topic: str, arguments: list[Any], answer: Answer) -> None:
         def tell(value: Any, error: str | None) -> None:

@@ -26,6 +26,8 @@ from atoll.instances.warm_parent import WarmParent
 from atoll.observe.custom_metrics import CustomMetrics
 from atoll.observe.log import LogSettings, log_verbose
 from atoll.observe.metrics import Metrics, MetricsOptions
+from atoll.observe.trace_settings import TraceOptions
+from atoll.observe.tracer import Tracer
 
 __all__ = ["Server", "ServerOptions"]
 
@@ -55,6 +57,7 @@ class ServerOptions:
     stub_timeout_s: float = 30.0
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
     log: LogSettings = field(default_factory=LogSettings)
+    trace: TraceOptions = field(default_factory=TraceOptions)
 
 
 class Server:
@@ -82,6 +85,7 @@ class Server:
         self.options = options
         self.custom_metrics = CustomMetrics()
         self.metrics = Metrics(options.metrics, extra=[self.custom_metrics.collect])
+        self.tracer = Tracer(options.trace, self.is_model_ready)
         self.warm_parent = WarmParent()
         self.arena_settings = options.arena
         self.start_timeout_s = options.stub_timeout_s

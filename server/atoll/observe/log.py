@@ -1,4 +1,4 @@
-"""The server's log: the two line formats, the level switches, and where lines go.
+"""The server's log: the level switches, and where lines go; how they look is in ``log_lines``.
 
 Built on the standard ``logging``: modules log through ``logging.getLogger(__name__)`` below the logger ``atoll``, and
 one :class:`LogHandler` writes the lines. A line is written with one ``write`` to the descriptor, unbuffered, so that
@@ -10,11 +10,11 @@ Verbose level *n* is the logging level ``INFO - n``: the standard filtering, cac
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import time
 from collections.abc import Mapping
+
+from atoll.observe.log_lines import FORMATS, ForeignLine, LineFormatter
 
 __all__ = [
     "FORMATS",
@@ -29,16 +29,11 @@ __all__ = [
     "remove",
 ]
 
-FORMATS = ("default", "ISO8601")
-
 _STDOUT = 1
 _STDERR = 2
 _MAX_VERBOSE = logging.INFO - 1
 
 _server_log = logging.getLogger("atoll")
-# json.dumps makes a new encoder for every call that does not want ASCII.
-_quote = json.JSONEncoder(ensure_ascii=False).encode
-_SECOND_FORMATS = {"default": "%m%d %H:%M:%S", "ISO8601": "%Y-%m-%dT%H:%M:%SZ"}
 
 
 class LogSettings:
@@ -132,61 +127,23 @@ class LogSettings:
         }
 
 
-class _Line(logging.LogRecord):
-    """A record that says where it comes from, and may insist on a console or on being written at all.
-
-    Made by hand: finding the caller, as Logger.log does, costs more than all the rest, and is not wanted here.
-    """
-
-    def __init__(self, origin: str, level: int, message: str, console: int | None = None, always: bool = False) -> None:
-        super().__init__("atoll", level, "", 0, "%s", (message,), None)
-        self.origin = origin
-        self.console = console
-        self.always = always
-
-
 class LogHandler(logging.Handler):
     """Writes records as lines. It never raises: a server must outlive its console."""
 
     def __init__(self, settings: LogSettings, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
         self.settings = settings
-        self._escape = environment.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES") != "0"
-        self._second: tuple[int, str, str] = (0, "", "")
+        self._lines = LineFormatter(escape=environment.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES") != "0")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
-        level = "I" if record.levelno < logging.WARNING else "W" if record.levelno < logging.ERROR else "E"
-        origin = record.origin if isinstance(record, _Line) else f"{record.filename}:{record.lineno}"
-        second = self._second_text(int(record.created))
-        if self.settings.format == "default":
-            head = f"{level}{second}.{int(record.created % 1 * 1_000_000):06d} {record.process} {origin}]"
-        else:
-            head = f"{second} {level} {record.process} {origin}]"
-        table = getattr(record, "table", None)
-        if table is not None:
-            return f"{head} \n{table}"
-        message = record.getMessage()
-        if record.exc_info:
-            message += "\n" + logging.Formatter().formatException(record.exc_info)
-        return f"{head} {_quote(message) if self._escape else message}"
-
-    def _second_text(self, second: int) -> str:
-        """The date and time of a second, in UTC; many lines share one."""
-        known, format, text = self._second
-        if known != second or format != self.settings.format:
-            format = self.settings.format
-            text = time.strftime(_SECOND_FORMATS[format], time.gmtime(second))
-            self._second = (second, format, text)
-        return text
+        return self._lines.line(record, self.settings.format)
 
     def emit(self, record: logging.LogRecord) -> None:
-        foreign = record if isinstance(record, _Line) else None
-        if not (foreign and foreign.always) and not self.settings.allows(record.levelno):
+        stream = record.stream if isinstance(record, ForeignLine) else ""
+        if not stream and not self.settings.allows(record.levelno):
             return
-        console = foreign.console if foreign else None
-        if console is None:
-            console = _STDERR if record.levelno >= logging.WARNING else _STDOUT
+        console = _STDERR if stream == "stderr" or record.levelno >= logging.WARNING else _STDOUT
         try:
             line = memoryview((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
             while line:
@@ -242,10 +199,10 @@ def log_table(table: str) -> None:
     _server_log.info("", extra={"table": table}, stacklevel=2)
 
 
-def log_from(origin: str, level: int, message: str) -> None:
-    """Log ``message`` on behalf of somebody else: ``origin`` stands where the file and line would."""
+def log_from(origin: str, instance_name: str, level: int, message: str) -> None:
+    """Log ``message`` on behalf of a model: ``origin`` stands where the file and line would."""
     if _server_log.isEnabledFor(level):
-        _server_log.handle(_Line(origin, level, message))
+        _server_log.handle(ForeignLine(level, message, instance_name, origin=origin))
 
 
 def model_output(instance_name: str, stream: str, line: str) -> None:
@@ -253,5 +210,4 @@ def model_output(instance_name: str, stream: str, line: str) -> None:
 
     Whatever the switches say: no model's output is lost because the server's own messages are not wanted.
     """
-    console = _STDERR if stream == "stderr" else _STDOUT
-    _server_log.handle(_Line(f"{instance_name} {stream}", logging.INFO, line, console, always=True))
+    _server_log.handle(ForeignLine(logging.INFO, line, instance_name, stream=stream))

@@ -17,8 +17,6 @@ NOT_OFFERED = [
     "CudaSharedMemoryStatus",
     "CudaSharedMemoryRegister",
     "CudaSharedMemoryUnregister",
-    "TraceSetting",
-    "LogSettings",
 ]
 
 

@@ -12,6 +12,7 @@ from atoll_protos import messages
 from google.protobuf import json_format
 
 from atoll.errors import Code, ServerError
+from atoll.frontends.grpc import settings
 
 if TYPE_CHECKING:
     from atoll.core.server import Server
@@ -129,6 +130,8 @@ _OFFERED: dict[str, tuple[str, _Answer]] = {
     "RepositoryIndex": ("model-repository", _repository_index),
     "RepositoryModelLoad": ("model-repository", _model_load),
     "RepositoryModelUnload": ("model-repository", _model_unload),
+    "TraceSetting": ("trace", settings.trace_setting),
+    "LogSettings": ("logging", settings.log_settings),
 }
 
 _NOT_OFFERED: dict[str, str] = {
@@ -138,8 +141,6 @@ _NOT_OFFERED: dict[str, str] = {
     "CudaSharedMemoryStatus": "shared-memory",
     "CudaSharedMemoryRegister": "shared-memory",
     "CudaSharedMemoryUnregister": "shared-memory",
-    "TraceSetting": "trace",
-    "LogSettings": "logging",
 }
 
 CONTROL_RPCS: dict[str, ControlRpc] = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from atoll.errors import Code, ServerError
+from atoll.frontends.http import settings
 from atoll.frontends.http.answer import JSON, TEXT, Answer, error_body
 from atoll.frontends.http.json_reader import read_json
 
@@ -131,12 +132,18 @@ def _not_yet(server: Server, route: Route, body: bytes) -> Answer:
     raise ServerError(Code.UNSUPPORTED, "This endpoint is not supported by this version of the server yet")
 
 
+def _as_json(make: Callable[[Server, str, bytes], Any]) -> Callable[[Server, Route, bytes], Answer]:
+    """``make`` gets a model's name and the body, and gives a document."""
+    return lambda server, route, body: _json(make(server, route.model, body))
+
+
 def _json(value: Any) -> Answer:
     return Answer(200, JSON, orjson.dumps(value))
 
 
 _GET, _POST = (b"GET",), (b"POST",)
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
+_TRACED = r"/v2(?:/models/(?P<model>[^/]+))?"
 
 _ROUTES: list[tuple[re.Pattern[str], Route]] = [
     (re.compile(pattern), Route(methods, category, content_type, answer))
@@ -163,8 +170,10 @@ _ROUTES: list[tuple[re.Pattern[str], Route]] = [
             JSON,
             _not_yet,
         ),
-        ("/v2(?:/models/[^/]+)?/trace/setting", (b"GET", b"POST"), "trace", JSON, _not_yet),
-        ("/v2/logging", (b"GET", b"POST"), "logging", JSON, _not_yet),
+        (_TRACED + "/trace/setting", _GET, "trace", JSON, _as_json(settings.trace_settings)),
+        (_TRACED + "/trace/setting", _POST, "trace", JSON, _as_json(settings.update_trace_settings)),
+        ("/v2/logging", _GET, "logging", JSON, _as_json(settings.log_settings)),
+        ("/v2/logging", _POST, "logging", JSON, _as_json(settings.update_log_settings)),
     ]
 ]
 
@@ -174,6 +183,7 @@ def find_target(
 ) -> Route | Answer:
     """The route of a request, or the answer to one that has none."""
     text = path.decode("utf-8", "surrogateescape")
+    refusal = Answer(404, TEXT, b'{"error":"Not Found"}')
     for pattern, route in _ROUTES:
         match = pattern.fullmatch(text)
         if match is not None:
@@ -181,8 +191,8 @@ def find_target(
                 key, word = restrictions[route.category]
                 if not any(name.lower() == key.lower() and value == word for name, value in headers):
                     return Answer(403, TEXT, error_body(f"This API is restricted, expecting header '{key.decode()}'"))
-            if method not in route.methods:
-                return Answer(405, route.content_type, b'{"error":"Method Not Allowed"}')
-            found = match.groupdict()
-            return route._replace(model=found.get("model") or "", version=found.get("version") or "")
-    return Answer(404, TEXT, b'{"error":"Not Found"}')
+            if method in route.methods:
+                found = match.groupdict()
+                return route._replace(model=found.get("model") or "", version=found.get("version") or "")
+            refusal = Answer(405, route.content_type, b'{"error":"Method Not Allowed"}')
+    return refusal
