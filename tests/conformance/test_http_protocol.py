@@ -414,28 +414,3 @@ def test_odd_json(wire: Wire, body: bytes, error: str) -> None:
     reply = wire.request("POST", TWO_IN, body)
     assert (reply.status, reply.letter, reply.error) == (400, "J", error)
     assert wire.request("POST", TWO_IN, VALID).status == 200
-
-
-@pytest.mark.parametrize(
-    "encoding",
-    [
-        pytest.param("br", marks=pytest.mark.spec("server:A190")),
-        pytest.param("GZIP", marks=pytest.mark.spec("server:A192")),
-    ],
-)
-def test_unknown_content_encoding(wire: Wire, encoding: str) -> None:
-    reply = wire.request("POST", TWO_IN, VALID, {"Content-Encoding": encoding})
-    assert (reply.status, reply.letter, reply.error) == (501, "T", "Unsupported compression type")
-
-
-@pytest.mark.spec("server:A196")
-@pytest.mark.spec("server:82")
-def test_errors_are_never_compressed(wire: Wire) -> None:
-    reply = wire.request("POST", TWO_IN, b"{}", {"Accept-Encoding": "gzip"})
-    assert reply.error == "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'"
-    assert "Content-Encoding" not in reply.headers
-
-
-@pytest.mark.spec("server:A191")
-def test_identity_encoding(wire: Wire) -> None:
-    assert wire.request("POST", TWO_IN, VALID, {"Content-Encoding": "identity"}).status == 200

@@ -8,7 +8,7 @@ import orjson
 
 from atoll.errors import HTTP_STATUS, ServerError
 
-__all__ = ["JSON", "OCTET_STREAM", "OK", "TEXT", "Answer", "CLOSING", "error_answer", "error_body", "opening"]
+__all__ = ["JSON", "OCTET_STREAM", "OK", "TEXT", "Answer", "CLOSING", "error_answer", "error_body", "response_opening"]
 
 JSON = b"application/json"
 TEXT = b"text/plain"
@@ -40,12 +40,8 @@ class Answer(NamedTuple):
     body: bytes = b""
     headers: bytes = b""
 
-    def head(self) -> bytes:
-        """The response's head, up to what says whether the connection goes on."""
-        return b"%bContent-Length: %d\r\n" % (opening(self.status, self.content_type, self.headers), len(self.body))
 
-
-def opening(status: int, content_type: bytes, headers: bytes = b"") -> bytes:
+def response_opening(status: int, content_type: bytes, headers: bytes = b"") -> bytes:
     """The first lines of a response's head."""
     return b"%b%b\r\n%b" % (_OPENINGS[status], content_type, headers)
 

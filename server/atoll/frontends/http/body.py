@@ -1,7 +1,8 @@
 """A request body of known length on its way in: where its bytes go, and how many have come.
 
 The body of a large infer request goes into a block of the model's arena, where the model will read it, placed so that
-the first tensor behind the JSON lies on a 64-byte boundary. Everything else goes into ordinary memory.
+the first tensor behind the JSON lies on a 64-byte boundary. Everything else goes into ordinary memory, and so does what
+is compressed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from atoll_ipc.memory import Block, Slice
 
 from atoll.errors import Code, ServerError
+from atoll.frontends.http.compression import inflated_too_large
 from atoll.frontends.http.head import Head
 from atoll.frontends.http.routes import Route
 from atoll.inference import TensorData
@@ -68,7 +70,9 @@ def make_room(server: Server, route: Route, head: Head, max_input_nbytes: int) -
             )
         return IncomingBody(memoryview(bytearray(length)))
     model = server.model(route.model, route.version)
-    if length <= BLOCK_NBYTES:
+    if head.content_encoding and length > max_input_nbytes:
+        raise inflated_too_large(max_input_nbytes)
+    if length <= BLOCK_NBYTES or head.content_encoding:
         return IncomingBody(memoryview(bytearray(length)))
     pad = -(head.json_nbytes or 0) % _ALIGNMENT
     block = model.allocate(pad + length)

@@ -19,7 +19,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from atoll.errors import ServerError
-from atoll.frontends.http.answer import CLOSING, JSON, Answer, error_answer
+from atoll.frontends.http.answer import CLOSING, JSON, Answer, error_answer, response_opening
 from atoll.frontends.http.body import BLOCK_NBYTES, IncomingBody, make_room
 from atoll.frontends.http.chunked import BadChunk, ChunkedBody
 from atoll.frontends.http.head import MAX_HEAD_NBYTES, BadHead, Head
@@ -257,7 +257,8 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is not None
 
     def answer(self, answer: Answer) -> None:
-        self.respond(answer.head(), [answer.body], len(answer.body))
+        opening = response_opening(answer.status, answer.content_type, answer.headers)
+        self.respond(opening, [answer.body], len(answer.body))
 
     def respond(self, opening: bytes, parts: list[bytes | bytearray | memoryview], nbytes: int) -> None:
         """Write the one response to the request in progress. ``nbytes``: of all ``parts`` of the body."""
@@ -266,10 +267,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         assert head is not None
         ending = CLOSING if self._closing else head.ending
+        opening = b"%bContent-Length: %d\r\n%b" % (opening, nbytes, ending)
         if nbytes <= _JOIN_NBYTES:
-            transport.write(b"".join((opening, ending, *parts)))
+            transport.write(b"".join((opening, *parts)))
         else:
-            transport.writelines([opening + ending, *parts])
+            transport.writelines([opening, *parts])
         self._done(transport, head)
 
     def _done(self, transport: asyncio.Transport, head: Head) -> None:

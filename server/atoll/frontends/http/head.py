@@ -12,6 +12,7 @@ from collections.abc import Callable
 import httptools
 
 from atoll.frontends.http.answer import CLOSING
+from atoll.frontends.http.compression import IDENTITY, chosen_coding
 
 __all__ = ["BadHead", "Head", "HeadReader", "MAX_HEAD_NBYTES"]
 
@@ -29,6 +30,7 @@ class Head:
     """What one head says. Immutable once read; shared by every request that has the same."""
 
     __slots__ = (
+        "accept_encoding",
         "chunked",
         "content_encoding",
         "content_length",
@@ -42,6 +44,7 @@ class Head:
         "keep_alive",
         "method",
         "path",
+        "reply_coding",
         "target",
     )
 
@@ -53,7 +56,8 @@ class Head:
         self.expects_continue = False
         self.json_length: bytes | None = None
         self.json_nbytes: int | None = None  # the same as a number, where it is a plain one
-        self.content_encoding = b""
+        self.content_encoding = b""  # but for identity
+        self.accept_encoding = b""
         self.target: object = None  # where it leads; this and the next are filled in by the frontend
         self.forwarded: list[tuple[str, str]] = []  # headers that the model gets to see
         parser = httptools.HttpRequestParser(self)
@@ -66,6 +70,7 @@ class Head:
         self.method: bytes = parser.get_method()
         self.http_1_0: bool = parser.get_http_version() == "1.0"
         self.keep_alive: bool = self._is_persistent()
+        self.reply_coding = chosen_coding(self.accept_encoding) if self.accept_encoding else b""
         self.ending = _ending(self.keep_alive, self.http_1_0)  # of the head of a response to it
 
     # -- called by httptools
@@ -91,7 +96,9 @@ class Head:
         elif key == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif key == b"content-encoding":
-            self.content_encoding = value
+            self.content_encoding = b"" if value == IDENTITY else value
+        elif key == b"accept-encoding":
+            self.accept_encoding += b"," + value
 
     def on_headers_complete(self) -> None:
         # An absolute-form target names the server first.

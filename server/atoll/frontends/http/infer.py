@@ -5,6 +5,7 @@ The hot path of the HTTP frontend. See also: ``codec`` for what the bytes mean, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from atoll.errors import Code, ServerError
 from atoll.frontends.forwarding import forward
 from atoll.frontends.http.answer import JSON, OK, TEXT, error_answer
 from atoll.frontends.http.codec import InferCodec, parse_header_length
+from atoll.frontends.http.compression import CODINGS, UNSUPPORTED, deflated, inflated
 from atoll.frontends.http.head import Head
 from atoll.frontends.http.plan import InferPlan
 from atoll.frontends.http.routes import Route
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Inference", "Taker"]
 
+Buffer = bytes | bytearray | memoryview
 Taker = Callable[[int, int], TensorData]
 
 
 class Inference:
     """One request at a time; the connection is told the answer."""
 
-    __slots__ = ("_codec", "_connection", "_frontend", "_plan", "_request", "_server")
+    __slots__ = ("_codec", "_coding", "_connection", "_frontend", "_head", "_plan", "_request", "_server")
 
     def __init__(self, frontend: HttpFrontend, connection: Connection) -> None:
         self._frontend = frontend
@@ -38,7 +41,9 @@ class Inference:
         self._connection = connection
         self._request: Request | None = None
         self._codec: InferCodec | None = None
+        self._head: Head | None = None
         self._plan: InferPlan | None = None
+        self._coding: asyncio.Future[None] | None = None  # of a body, aside
 
     def begin(self, head: Head, route: Route, body: bytes | memoryview, take: Taker | None) -> None:
         """``take`` gives parts of the body by reference; None where a copy will do."""
@@ -48,17 +53,29 @@ class Inference:
                 raise ServerError(
                     Code.UNSUPPORTED, "HTTP end point doesn't support models with decoupled transaction policy"
                 )
-            if head.content_encoding and head.content_encoding != b"identity":
-                raise ServerError(Code.UNSUPPORTED, "Unsupported compression type")
         except ServerError as error:
             self._connection.answer(error_answer(error, TEXT))
-        else:
+            return
+        if not head.content_encoding:
             self._submit(model, head, body, take)
+        elif head.content_encoding in CODINGS:
+            self._coding = asyncio.ensure_future(self._submit_inflated(model, head, body))
+        else:
+            self._connection.answer(UNSUPPORTED)
 
     def cancel(self) -> None:
         """The client is gone."""
         if self._request is not None:
             self._server.cancel(self._request)
+
+    async def _submit_inflated(self, model: Model, head: Head, body: bytes | memoryview) -> None:
+        try:
+            data = memoryview(await inflated(body, self._frontend.options.max_input_size))
+        except ServerError as error:
+            self._connection.answer(error_answer(error, TEXT))
+            return
+        if self._connection.is_open:
+            self._submit(model, head, data, lambda offset, nbytes: data[offset : offset + nbytes])
 
     def _submit(self, model: Model, head: Head, body: bytes | memoryview, take: Taker | None) -> None:
         content_type = TEXT
@@ -74,6 +91,7 @@ class Inference:
             if head.forwarded:
                 forward(head.forwarded, request)
             self._request = request
+            self._head = head
             self._server.submit(model, request)
         except ServerError as error:
             self._request = None
@@ -97,12 +115,18 @@ class Inference:
             return
         length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if json_nbytes is None:
-            head = b"%b%b\r\nContent-Length: %d\r\n" % (OK, content_type, length)
+            head = b"%b%b\r\n" % (OK, content_type)
         else:
-            head = b"%b%b\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n" % (
-                OK,
-                content_type,
-                json_nbytes,
-                length,
-            )
-        connection.respond(head, parts, length)
+            head = b"%b%b\r\nInference-Header-Content-Length: %d\r\n" % (OK, content_type, json_nbytes)
+        assert self._head is not None
+        if self._head.reply_coding:
+            self._coding = asyncio.ensure_future(self._respond_deflated(self._head.reply_coding, head, parts, length))
+        else:
+            connection.respond(head, parts, length)
+
+    async def _respond_deflated(self, coding: bytes, head: bytes, parts: list[Buffer], length: int) -> None:
+        body = await deflated(coding, parts, length)
+        if len(body) < length:
+            self._connection.respond(b"%bContent-Encoding: %b\r\n" % (head, coding), [body], len(body))
+        else:
+            self._connection.respond(head, parts, length)
