@@ -27,9 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Before pytest itself deselects what ``-k`` does not name."""
     for item in items:
         for mark in item.iter_markers("spec"):
-            row = re.fullmatch(r"python_backend:C(\d+)", mark.args[0])
-            if row is not None:
-                item.extra_keyword_matches.add(_row_keyword(row))
+            for name in mark.args:
+                row = re.fullmatch(r"python_backend:C(\d+)", name)
+                if row is not None:
+                    item.extra_keyword_matches.add(_row_keyword(row))
 
 
 def _row_keyword(row: re.Match[str]) -> str:
@@ -42,5 +43,7 @@ def leak_guard() -> Iterator[None]:
     shm_before = set(os.listdir("/dev/shm"))
     children_before = set(psutil.Process().children())
     yield
-    assert set(os.listdir("/dev/shm")) <= shm_before
+    left = set(os.listdir("/dev/shm")) - shm_before
+    # A second look: another server on this machine may just be between making a chunk and unlinking it.
+    assert not [name for name in left if os.path.exists(f"/dev/shm/{name}")]
     assert set(psutil.Process().children()) <= children_before

@@ -245,7 +245,7 @@ def test_python_settings_have_types_and_defaults() -> None:
     assert chosen.ignored == ("thread-pool-size", "nonsense")
 
 
-@pytest.mark.spec("server:166")
+@pytest.mark.spec("server:166", "python_backend:C237")
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [

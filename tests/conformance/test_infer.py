@@ -70,6 +70,7 @@ def test_tensor_that_a_model_passes_on_comes_back_unchanged(
     check_same(result.as_numpy("TENSOR"), sent)
 
 
+@pytest.mark.spec("python_backend:Q5")
 @pytest.mark.parametrize("shape", [(1, 3), (8, 5), (2, 0), (8, 1300)], ids=str)
 @pytest.mark.parametrize("datatype", [datatype for datatype in DATATYPES if datatype != "BF16"])
 def test_tensor_that_a_model_makes_of_an_array_comes_back_unchanged(
@@ -116,6 +117,7 @@ TWO_IN = {
 }
 
 
+@pytest.mark.spec("python_backend:C174")
 @pytest.mark.spec("server:41")
 def test_all_outputs_come_back_when_none_is_requested(client: Client) -> None:
     result = client.infer("two_in", TWO_IN)
@@ -138,6 +140,7 @@ def test_request_id_reaches_the_model_and_comes_back(client: Client, request_id:
     assert described(result)["id"] == request_id
 
 
+@pytest.mark.spec("python_backend:C183")
 @pytest.mark.spec("server:44")
 @pytest.mark.spec("server:73")
 def test_parameters_reach_the_model_and_its_own_reach_the_client(client: Client) -> None:
@@ -147,6 +150,7 @@ def test_parameters_reach_the_model_and_its_own_reach_the_client(client: Client)
     assert described(result)["parameters"] == parameters
 
 
+@pytest.mark.spec("python_backend:C175")
 @pytest.mark.spec("server:45")
 @pytest.mark.parametrize("sequence_id", [7, 2**40, "conversation"])
 def test_reserved_parameters_become_properties_of_the_request(client: Client, sequence_id: int | str) -> None:
@@ -174,6 +178,7 @@ def test_each_version_answers_for_itself_and_the_highest_by_default(client: Clie
     assert facts(client.infer("versions", given))["version"] == str(max(VERSIONS))
 
 
+@pytest.mark.spec("python_backend:Q10")
 @pytest.mark.parametrize("present", [["INPUT0"], ["INPUT0", "INPUT2"], ["INPUT2", "INPUT0", "INPUT1"]], ids="-".join)
 def test_optional_inputs_may_be_left_out(client: Client, present: list[str]) -> None:
     values: dict[str, Any] = {

@@ -95,6 +95,8 @@ def test_error_response_arrives_verbatim(client: Client) -> None:
     assert refused(client, "error:myerr") == (status_of(client, "INTERNAL"), "myerr")
 
 
+@pytest.mark.spec("python_backend:C124")
+@pytest.mark.spec("python_backend:Q25")
 @pytest.mark.parametrize(
     "code",
     [

@@ -55,6 +55,8 @@ def test_a_block_of_no_bytes_has_a_page_of_its_own(arena: Arena) -> None:
     assert arena.allocate(0).nbytes == PAGE
 
 
+@pytest.mark.spec("python_backend:C240")
+@pytest.mark.spec("python_backend:Q19")
 def test_the_first_chunk_has_the_default_size_and_later_ones_the_growth_size(arena: Arena) -> None:
     first = arena.allocate(16 * PAGE)
     second = arena.allocate(PAGE)
@@ -63,6 +65,7 @@ def test_the_first_chunk_has_the_default_size_and_later_ones_the_growth_size(are
     assert (first.chunk.id, second.chunk.id) == (0, 1)
 
 
+@pytest.mark.spec("python_backend:C241")
 def test_a_large_block_gets_a_chunk_of_its_own_rounded_up_to_the_growth_size(arena: Arena) -> None:
     small = arena.allocate(PAGE)
     large = arena.allocate(17 * PAGE)
@@ -256,6 +259,7 @@ def test_a_chunk_that_cannot_be_made_is_an_error_and_leaves_nothing(
     assert arena.stats().chunks == 0
 
 
+@pytest.mark.spec("python_backend:C249")
 def test_without_shm_and_memfd_the_error_says_so(arena: Arena, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "_SHM_FOLDER", str(tmp_path / "none"))
     monkeypatch.delattr(os, "memfd_create")

@@ -116,6 +116,7 @@ def test_forty_threads_call_at_the_same_time(server: Served) -> None:
     assert run(server, script) == list(range(40))
 
 
+@pytest.mark.spec("python_backend:C180")
 @pytest.mark.parametrize("size", [1, 10_000])
 def test_one_request_object_executes_in_several_threads_at_once(server: Served, size: int) -> None:
     script = f"""

@@ -137,6 +137,7 @@ def test_a_configuration_that_is_refused(served: Served, name: str, text: str) -
     assert reason(served, name) == text
 
 
+@pytest.mark.spec("python_backend:C32")
 @pytest.mark.spec("python_backend:C238")
 def test_initialize_may_take_longer_than_the_stub_timeout(tmp_path: Path) -> None:
     code = TELLING.replace("self.args = {", "__import__('threading').Event().wait(1.2)\n        self.args = {")

@@ -270,6 +270,7 @@ def test_exceptions_count_as_failures_of_the_backend_and_error_responses_do_not(
     assert statistics(served, "rules")["inference_stats"]["success"]["count"] == succeeded + 3
 
 
+@pytest.mark.spec("python_backend:Q88")
 @pytest.mark.spec("python_backend:C56")
 def test_only_requested_outputs_are_sent(driver: Driver) -> None:
     assert driver.one("rules", "both") == {"OUT": "both", "MORE": "more"}
@@ -287,6 +288,7 @@ def test_a_response_may_lack_outputs(driver: Driver) -> None:
     assert driver.one("rules", "ok", outputs=["MORE"]) == {}
 
 
+@pytest.mark.spec("python_backend:Q38")
 @pytest.mark.spec("python_backend:C60")
 def test_outputs_may_have_another_type_and_shape_than_configured(served: Served) -> None:
     raw = (1).to_bytes(4, "little") + b"x"

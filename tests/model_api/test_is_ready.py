@@ -34,6 +34,8 @@ class TritonPythonModel:
 
     async def execute(self, requests):
         self.loop = asyncio.get_running_loop()
+        if requests[0].inputs()[0].as_numpy().item() == b"busy":
+            at("busy")
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor("OUT", request.inputs()[0].as_numpy())]) for request in requests
         ]
@@ -70,6 +72,10 @@ CHECKS: dict[str, tuple[str, str | None]] = {
     "unwilling": ("async def is_ready(self): await asyncio.sleep(0); return False", UNWILLING),
     "attribute": ("is_ready = 'yes'", None),
     "second": ("def is_ready(self): return self.name != 'second_0_1'", "Model 'second_0_1' is not ready (user-"),
+    "elsewhere": (
+        "def is_ready(self): import threading; return threading.current_thread() is not threading.main_thread()",
+        None,
+    ),
     "waiting": ("def is_ready(self): return at('waiting') == 'yes'", None),
     "mortal": ("", None),
 }
@@ -122,6 +128,18 @@ def test_the_model_says_whether_it_is_ready_and_serves_all_the_same(served: Serv
     assert driver.one(name, "ok") == {"OUT": "ok"}
 
 
+@pytest.mark.spec("python_backend:C6")
+def test_a_model_is_asked_beside_what_it_executes_and_in_another_thread(
+    served: Served, driver: Driver, rendezvous: Rendezvous
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        executing = pool.submit(driver.one, "elsewhere", "busy")
+        visit = rendezvous.next()
+        assert is_ready(served, "elsewhere")
+        visit.let_go()
+        assert executing.result() == {"OUT": "busy"}
+
+
 @pytest.mark.spec("python_backend:C104")
 def test_an_is_ready_assigned_in_initialize_counts(served: Served) -> None:
     assert not is_ready(served, "assigned")
@@ -169,6 +187,7 @@ def test_many_questions_and_requests_at_the_same_time(served: Served, driver: Dr
         assert [future.result() for future in streams] == [[{"OUT": str(number)}] * 8 for number in range(16)]
 
 
+@pytest.mark.spec("python_backend:C113")
 @pytest.mark.spec("python_backend:C108")
 @pytest.mark.spec("python_backend:Q93")
 @pytest.mark.parametrize("number", [11, 9])

@@ -279,6 +279,7 @@ def test_any_text_is_one_line(served: Served) -> None:
     assert got == {**TEXTS, "half a surrogate": "?"}
 
 
+@pytest.mark.spec("python_backend:Q35")
 @pytest.mark.spec("python_backend:Q89")
 def test_wrong_arguments_are_type_errors(served: Served) -> None:
     infer(served, "wrong")

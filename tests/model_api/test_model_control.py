@@ -299,6 +299,7 @@ def test_a_name_in_two_repositories_is_nobodys(tmp_path: Path) -> None:
         assert control(served, "twin", "load") == (500, {"error": POLL_FAILED.format("twin")})
 
 
+@pytest.mark.spec("python_backend:C37")
 @pytest.mark.spec("python_backend:Q118")
 def test_a_load_is_tried_again_as_often_as_told(tmp_path: Path) -> None:
     code = """

@@ -214,6 +214,7 @@ def test_a_model_file_of_its_own_does_not_count(tmp_path: Path, backends: Path) 
         assert [entry["state"] for entry in entries(served, "m")] == ["READY"]
 
 
+@pytest.mark.spec("python_backend:Q13")
 @pytest.mark.spec("python_backend:C220")
 def test_a_python_model_may_name_its_file(tmp_path: Path) -> None:
     text = config("IN:STRING", "OUT:STRING", more='default_model_filename: "other_name.py"')

@@ -447,6 +447,7 @@ def test_other_devices_are_refused(device: int) -> None:
     assert str(caught.value) == f"DLDevice type {device} is not support by Python backend."
 
 
+@pytest.mark.spec("python_backend:C276")
 def test_memory_of_a_gpu_is_refused() -> None:
     with pytest.raises(TritonModelException) as caught:
         Tensor.from_dlpack("A", Producer(b"\1", (1,), device=(2, 1)))

@@ -223,6 +223,7 @@ def test_only_requested_outputs_come_back(server: Served) -> None:
     assert one(server, "add_sub", NUMBERS, outputs=["OUTPUT1"])["outputs"] == {"OUTPUT1": [4, 4]}
 
 
+@pytest.mark.spec("python_backend:C175")
 @pytest.mark.spec("python_backend:Q57")
 def test_what_a_request_carries_reaches_the_callee(server: Served) -> None:
     options = {

@@ -125,6 +125,7 @@ def one_restart(served: Served, model: str) -> Iterator[None]:
 # -- a stub dies
 
 
+@pytest.mark.spec("python_backend:C116")
 @pytest.mark.spec("python_backend:Q115")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_an_idle_stub_that_is_killed_is_replaced_without_a_failure(server: Served, number: int) -> None:
@@ -136,6 +137,9 @@ def test_an_idle_stub_that_is_killed_is_replaced_without_a_failure(server: Serve
     assert server.stubs()["fragile_0_0"] != stub.pid
 
 
+@pytest.mark.spec("python_backend:C114")
+@pytest.mark.spec("python_backend:C115")
+@pytest.mark.spec("python_backend:C116")
 @pytest.mark.parametrize(
     ("word", "cause"),
     [
@@ -429,6 +433,10 @@ def serve_in_small_shm(repository: Path, backing: str) -> Iterator[Served]:
         yield served
 
 
+@pytest.mark.spec("python_backend:C243")
+@pytest.mark.spec("python_backend:C244")
+@pytest.mark.spec("python_backend:C245")
+@pytest.mark.spec("python_backend:C247")
 @pytest.mark.spec("python_backend:Q1")
 def test_a_full_shared_memory_fails_the_one_request_that_does_not_fit(tmp_path: Path) -> None:
     fits = {"IN": np.ones(2 << 20, dtype=np.uint8)}

@@ -145,6 +145,7 @@ def test_interpreter_looks_as_models_expect(facts: dict[str, dict[str, Any]], re
     assert fact["model_dir"] == str(repository / "facts" / "1")
 
 
+@pytest.mark.spec("python_backend:Q18")
 @pytest.mark.spec("python_backend:C13")
 def test_working_directory_and_environment_are_the_servers(facts: dict[str, dict[str, Any]], elsewhere: Path) -> None:
     assert facts["facts_0_0"]["cwd"] == str(elsewhere)

@@ -333,6 +333,7 @@ def chunks(pid: int) -> int:
     return len(found)
 
 
+@pytest.mark.spec("python_backend:C246")
 @pytest.mark.spec("python_backend:Q43")
 def test_a_long_row_of_large_requests_uses_no_more_memory_than_a_few(server: Served) -> None:
     x = data(20 * MIB, 1)
@@ -345,6 +346,7 @@ def test_a_long_row_of_large_requests_uses_no_more_memory_than_a_few(server: Ser
     assert metric(server, "atoll_shared_memory_bytes", "double") <= 2 * 64 * MIB
 
 
+@pytest.mark.spec("python_backend:C242")
 def test_chunks_that_nobody_uses_any_more_are_given_back(tmp_path: Path) -> None:
     write(tmp_path, "double", DOUBLE)
     asyncio.run(grow_and_trim(tmp_path))

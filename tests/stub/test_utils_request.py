@@ -118,6 +118,7 @@ def test_arguments_of_the_wrong_kind_are_type_errors(argument: str, value: Any) 
         build(**{argument: value})
 
 
+@pytest.mark.spec("python_backend:Q36")
 @pytest.mark.spec("python_backend:C167")
 @pytest.mark.parametrize("missing", ["model_name", "requested_output_names", "inputs"])
 def test_required_arguments_are_required(missing: str) -> None:
