@@ -87,6 +87,7 @@ def run_client(example: Example, server: Served) -> None:
     assert done.stdout.splitlines()[-1] == f"PASS: {example.passes}"
 
 
+@pytest.mark.spec("python_backend:Q7")
 @pytest.mark.spec("python_backend:Q121")
 @pytest.mark.parametrize(
     "example",
