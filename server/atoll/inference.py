@@ -137,6 +137,11 @@ class Request:
         self.began_ns = 0  # when its execution began, or after a response of a stream the work for the next
         self.response_count = 0  # of a decoupled model's
 
+    @property
+    def rid(self) -> str:
+        """What error texts that tell which request is meant begin with."""
+        return f"[request id: {self.id or '<id_unknown>'}] "
+
 
 class Response:
     """One response to a request: outputs in the order the model gave them, or an error.

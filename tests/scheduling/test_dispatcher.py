@@ -6,14 +6,18 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from atoll.errors import ServerError
 from atoll.inference import Request
 from atoll.instances.exchange import Execution
 from atoll.instances.instance import State
 from atoll.scheduling.dispatcher import Dispatcher
-from atoll.scheduling.queues import DynamicBatcher, FifoQueue, Queue
+from atoll.scheduling.dynamic_batcher import DynamicBatcher
+from atoll.scheduling.levels import Levels, QueuePolicy
+from atoll.scheduling.queues import FifoQueue, Queue
+from atoll.scheduling.scheduler import Rejected
 
 SHORT_NS, LONG_NS = 50_000, 5_000_000
 
@@ -57,8 +61,20 @@ def request(name: str = "", size: int = 1) -> Request:
     return made
 
 
-def start(queue: Queue, *instances: InstanceTwin) -> Dispatcher:
-    dispatcher = Dispatcher(queue, list(instances))  # type: ignore[arg-type]
+class OwnerTwin:
+    """Remembers what was dropped, and why."""
+
+    def __init__(self) -> None:
+        self.dropped_requests: list[tuple[str, str]] = []
+        self.told = asyncio.Event()
+
+    def dropped(self, request: Request, error: ServerError) -> None:
+        self.dropped_requests.append((request.id, str(error)))
+        self.told.set()
+
+
+def start(queue: Queue, *instances: InstanceTwin, owner: OwnerTwin | None = None) -> Dispatcher:
+    dispatcher = Dispatcher(queue, list(instances), owner or OwnerTwin())  # type: ignore[arg-type]
     for instance in instances:
         dispatcher.freed(instance)  # type: ignore[arg-type]
     return dispatcher
@@ -316,3 +332,103 @@ async def test_no_timer_fires_after_the_stop() -> None:
     asyncio.get_running_loop().call_later(0.01, done.set)
     await done.wait()
     assert instance.taken == []
+
+
+# -- queue policies
+
+
+def limited(timeout_us: int = 0, *, on_timeout: Literal["reject", "delay"] = "reject", size: int = 0) -> DynamicBatcher:
+    policy = QueuePolicy(size, timeout_us * 1000, True, on_timeout)
+    return DynamicBatcher(1, (), 0, lambda request: None, Levels(lambda level: policy))
+
+
+def let_pass_us(time_us: int) -> None:
+    """The loop does not run meanwhile, nor do its timers."""
+    deadline = time.monotonic_ns() + time_us * 1000
+    while time.monotonic_ns() < deadline:
+        pass
+
+
+@pytest.mark.spec("server:208")
+@on_loop
+async def test_a_request_that_waits_too_long_is_refused_on_time_though_all_instances_are_busy() -> None:
+    instance, owner = InstanceTwin(), OwnerTwin()
+    dispatcher = start(limited(timeout_us=20_000), instance, owner=owner)
+    submit(dispatcher, "a")
+    began = time.monotonic()
+    submit(dispatcher, "b")
+    assert dispatcher.pending == 1
+    await owner.told.wait()
+    assert time.monotonic() - began >= 0.02
+    assert owner.dropped_requests == [("b", "Unavailable: Request timeout expired")]
+    assert dispatcher.pending == 0
+    instance.finish(dispatcher)
+    assert names(instance.taken) == ["a"]
+
+
+@pytest.mark.spec("server:210")
+@on_loop
+async def test_the_timer_is_set_for_whichever_request_comes_first() -> None:
+    instance, owner = InstanceTwin(), OwnerTwin()
+    dispatcher = start(limited(timeout_us=60_000_000), instance, owner=owner)
+    submit(dispatcher, "a", "b")
+    hasty = request("c")
+    hasty.timeout_us = 1000
+    dispatcher.submit(hasty)
+    await owner.told.wait()
+    assert [name for name, _ in owner.dropped_requests] == ["c"]
+    assert [one.id for one in dispatcher.stop()] == ["b"]
+
+
+@on_loop
+async def test_what_has_expired_makes_room_before_the_timer_tells() -> None:
+    instance, owner = InstanceTwin(), OwnerTwin()
+    dispatcher = start(limited(timeout_us=1000, size=1), instance, owner=owner)
+    submit(dispatcher, "a", "b")
+    with pytest.raises(Rejected):
+        submit(dispatcher, "c")
+    let_pass_us(1000)
+    submit(dispatcher, "d")
+    assert [name for name, _ in owner.dropped_requests] == ["b"]
+    assert [one.id for one in dispatcher.stop()] == ["d"]
+
+
+@pytest.mark.spec("server:209")
+@on_loop
+async def test_a_delayed_request_runs_when_nothing_else_waits() -> None:
+    instance, owner = InstanceTwin(), OwnerTwin()
+    dispatcher = start(limited(timeout_us=1000, on_timeout="delay"), instance, owner=owner)
+    submit(dispatcher, "a", "b")
+    let_pass_us(1000)
+    submit(dispatcher, "c")
+    for _ in range(3):
+        instance.finish(dispatcher)
+    assert names(instance.taken) == ["a", "c", "b"]
+    assert owner.dropped_requests == []
+
+
+@on_loop
+async def test_a_request_of_higher_priority_overtakes() -> None:
+    instance = InstanceTwin()
+    queue = DynamicBatcher(1, (), 0, lambda request: None, Levels(lambda level: QueuePolicy(), 2, 2))
+    dispatcher = start(queue, instance)
+    submit(dispatcher, "a", "b")
+    urgent = request("c")
+    urgent.priority = 1
+    dispatcher.submit(urgent)
+    for _ in range(3):
+        instance.finish(dispatcher)
+    assert names(instance.taken) == ["a", "c", "b"]
+
+
+@on_loop
+async def test_a_held_batcher_starts_once_so_many_wait() -> None:
+    instance = InstanceTwin()
+    dispatcher = start(DynamicBatcher(2, (), 0, lambda request: None, hold_until=3), instance)
+    submit(dispatcher, "a", "b")
+    assert instance.taken == []
+    submit(dispatcher, "c")
+    instance.finish(dispatcher)
+    instance.finish(dispatcher)
+    submit(dispatcher, "d")
+    assert names(instance.taken) == ["ab", "c", "d"]

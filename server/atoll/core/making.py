@@ -19,7 +19,7 @@ from atoll.observe.log import model_output
 from atoll.repository.backends import Backends
 from atoll.repository.changes import fingerprint
 from atoll.repository.checks import check_stub_name
-from atoll.repository.config import ModelConfig, QueuePolicy
+from atoll.repository.config import ModelConfig
 from atoll.repository.scan import ModelSource
 
 __all__ = ["ModelMaker"]
@@ -77,7 +77,7 @@ def _check_parameters(config: ModelConfig) -> None:
 
 
 def _check_supported(config: ModelConfig) -> None:
-    """Refuse what would be served wrongly because it is not built yet; warn of what would only be missed."""
+    """Refuse what would be served wrongly because it is not built yet."""
     refused: list[str] = [name for name in ("ensemble_scheduling",) if name in config.json]
     sequences = config.json.get("sequence_batching")
     if sequences is not None and not sequences["iterative_sequence"]:
@@ -88,12 +88,3 @@ def _check_supported(config: ModelConfig) -> None:
         refused.append("EXECUTION_ENV_PATH")
     if refused:
         raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")
-    missed: list[str] = []
-    batching = config.dynamic_batching
-    if batching is not None:
-        policies = {batching.default_queue_policy, *batching.priority_queue_policies.values()}
-        missed += ["queue policies"] if policies != {QueuePolicy()} else []
-        missed += ["priority_levels"] if batching.priority_levels else []
-        missed += ["preserve_ordering"] if batching.preserve_ordering else []
-    for name in missed:
-        _log.warning(f"model '{config.name}': '{name}' is not supported yet and has no effect")

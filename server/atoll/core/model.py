@@ -28,6 +28,7 @@ from atoll.instances.warm_parent import WarmParent
 from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics
 from atoll.repository.config import ModelConfig, TensorSpec
+from atoll.scheduling.ordering import ResponseOrder
 from atoll.scheduling.scheduler import Rejected
 
 __all__ = ["Model", "ModelHost"]
@@ -79,6 +80,9 @@ class Model(abc.ABC):
         self._validator = Validator(config)
         self._cached: CachedRequests | None = None
         self._accepting = False
+        self._batching = config.dynamic_batching is not None
+        ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
+        self._order = ResponseOrder() if ordered else None
         self._in_flight = 0
         self._drained: asyncio.Future[None] | None = None
 
@@ -164,10 +168,8 @@ class Model(abc.ABC):
         """Check and take a request. Raises ServerError; then nothing of it stays."""
         request.received_ns = time.monotonic_ns()
         if not self._accepting:
-            raise ServerError(
-                Code.UNAVAILABLE,
-                "Server is stopping, scheduler for model has stopped accepting new inference requests",
-            )
+            text = "Server is stopping, scheduler for model has stopped accepting new inference requests"
+            raise ServerError(Code.UNAVAILABLE, request.rid + text if self._batching else text)
         try:
             self._validator.check(request)
             self._place_large(request)
@@ -176,6 +178,8 @@ class Model(abc.ABC):
             raise
         self._in_flight += 1
         request.accepted_by = self
+        if self._order is not None:
+            self._order.enlist(request)
         try:
             if self._cached is None:
                 self._accept(request)
@@ -184,6 +188,8 @@ class Model(abc.ABC):
         except ServerError as error:
             request.answered = True
             self._left()
+            if self._order is not None:
+                self._order.forget(request)
             if isinstance(error, Rejected):
                 self.statistics.failed(Failure.REJECTED, time.monotonic_ns() - request.received_ns)
             else:

@@ -2,44 +2,67 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable
 
 from atoll.inference import Request
 from atoll.instances.instance import Instance
-from atoll.repository.config import ModelConfig
+from atoll.repository import config as settings
+from atoll.repository.config import DynamicBatching, ModelConfig
 from atoll.scheduling.dispatcher import Dispatcher
-from atoll.scheduling.queues import DynamicBatcher, FifoQueue, Queue
+from atoll.scheduling.dynamic_batcher import DynamicBatcher
+from atoll.scheduling.levels import Levels, QueuePolicy
+from atoll.scheduling.queues import FifoQueue, Queue
 from atoll.scheduling.scheduler import Scheduler, SchedulerOwner
 
 __all__ = ["make_scheduler"]
 
+_HOLD_UNTIL = "TRITONSERVER_DELAY_SCHEDULER"
+
 
 def make_scheduler(config: ModelConfig, instances: list[Instance], owner: SchedulerOwner) -> Scheduler:
     """``owner`` is told of requests that are taken out of the queue without having been executed."""
-    return Dispatcher(_queue(config), instances)
-
-
-def _queue(config: ModelConfig) -> Queue:
     batching = config.dynamic_batching
     if batching is None:
-        return FifoQueue()
+        return Dispatcher(FifoQueue(), instances, owner)
+    return Dispatcher(_batcher(config, batching), instances, owner)
+
+
+def _batcher(config: ModelConfig, batching: DynamicBatching) -> Queue:
     return DynamicBatcher(
         max(1, config.max_batch_size),
         batching.preferred_batch_sizes,
         batching.max_queue_delay_us * 1000,
         _signature(config),
+        _levels(batching),
+        int(os.environ.get(_HOLD_UNTIL) or 0),
+    )
+
+
+def _levels(batching: DynamicBatching) -> Levels:
+    count = batching.priority_levels
+    default = batching.default_priority_level if count else 0
+    return Levels(lambda level: _policy(batching.queue_policy(level)), count, default)
+
+
+def _policy(policy: settings.QueuePolicy) -> QueuePolicy:
+    return QueuePolicy(
+        policy.max_queue_size,
+        policy.default_timeout_us * 1000,
+        policy.allow_timeout_override,
+        "delay" if policy.timeout_action == "DELAY" else "reject",
     )
 
 
 def _signature(config: ModelConfig) -> Callable[[Request], Hashable]:
-    """What must be equal in one batch: shapes of inputs that may vary, and which optional inputs there are."""
-    varying = {
-        spec.name
-        for spec in config.inputs.values()
-        if not spec.allow_ragged_batch and (-1 in spec.dims or spec.optional)
-    }
-    if not varying:
+    """What must be equal in one batch: which optional inputs there are, and the shapes of inputs that may vary."""
+    optional = {spec.name for spec in config.inputs.values() if spec.optional}
+    varying = {spec.name for spec in config.inputs.values() if -1 in spec.dims and not spec.allow_ragged_batch}
+    told = optional | varying
+    if not told:
         return lambda request: None
-    return lambda request: tuple(
-        sorted((tensor.name, tuple(tensor.shape[1:])) for tensor in request.inputs if tensor.name in varying)
+    return lambda request: frozenset(
+        (tensor.name, tuple(tensor.shape[1:]) if tensor.name in varying else None)
+        for tensor in request.inputs
+        if tensor.name in told
     )

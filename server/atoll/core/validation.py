@@ -60,7 +60,7 @@ class Validator:
         names = [tensor.name for tensor in inputs]
         if len(set(names)) != len(names):
             twice = next(name for index, name in enumerate(names) if name in names[:index])
-            raise _refused(f"{_rid(request)}input '{twice}' already exists in request")
+            raise _refused(f"{request.rid}input '{twice}' already exists in request")
         most, least = len(self._inputs), len(self._required)
         missing = [name for name in self._required if name not in names]
         if not least <= len(names) <= most:
@@ -82,7 +82,7 @@ class Validator:
         # The original prints no opening bracket when nothing is missing.
         lacking = "[" + ",".join(f"'{name}'" for name in missing) if missing else ""
         return _refused(
-            f"{_rid(request)}{expected} but got {len(names)} inputs for model '{self._name}'. Got input(s) [{got}], "
+            f"{request.rid}{expected} but got {len(names)} inputs for model '{self._name}'. Got input(s) [{got}], "
             f"but missing required input(s) {lacking}]. Please provide all required input(s)."
         )
 
@@ -91,7 +91,7 @@ class Validator:
         for tensor in request.inputs:
             if not tensor.shape:
                 raise _refused(
-                    f"{_rid(request)}input '{tensor.name}' has no shape but model requires batch dimension for "
+                    f"{request.rid}input '{tensor.name}' has no shape but model requires batch dimension for "
                     f"'{self._name}'"
                 )
             if batch_size is None:
@@ -104,19 +104,17 @@ class Validator:
             raise self._batches_differ(request, request.inputs[0])
         if batch_size > self._max_batch_size:
             raise _refused(
-                f"{_rid(request)}inference request batch-size must be <= {self._max_batch_size} for '{self._name}'"
+                f"{request.rid}inference request batch-size must be <= {self._max_batch_size} for '{self._name}'"
             )
         request.batch_size = batch_size
 
     def _batches_differ(self, request: Request, tensor: Tensor) -> ServerError:
-        return _refused(
-            f"{_rid(request)}input '{tensor.name}' batch size does not match other inputs for '{self._name}'"
-        )
+        return _refused(f"{request.rid}input '{tensor.name}' batch size does not match other inputs for '{self._name}'")
 
     def _check_tensor(self, request: Request, tensor: Tensor, spec: TensorSpec, batching: bool) -> None:
         if tensor.datatype != spec.datatype:
             raise _refused(
-                f"{_rid(request)}inference input '{tensor.name}' data-type is '{tensor.datatype}', but model "
+                f"{request.rid}inference input '{tensor.name}' data-type is '{tensor.datatype}', but model "
                 f"'{self._name}' expects '{spec.datatype}'"
             )
         shape = tensor.shape
@@ -132,7 +130,7 @@ class Validator:
             nbytes = count * itemsize
             if tensor.nbytes != nbytes:
                 raise _refused(
-                    f"{_rid(request)}input byte size mismatch for input '{tensor.name}' for model '{self._name}'. "
+                    f"{request.rid}input byte size mismatch for input '{tensor.name}' for model '{self._name}'. "
                     f"Expected {nbytes}, got {tensor.nbytes}"
                 )
         if spec.reshape is not None:
@@ -141,7 +139,7 @@ class Validator:
     def _check_dims(self, request: Request, tensor: Tensor, spec: TensorSpec, dims: tuple[int, ...]) -> None:
         if -1 in dims:
             raise _refused(
-                f"{_rid(request)}All input dimensions should be specified for input '{tensor.name}' for model "
+                f"{request.rid}All input dimensions should be specified for input '{tensor.name}' for model "
                 f"'{self._name}', got {_text(tensor.shape)}"
             )
         fits = len(dims) == len(spec.dims) and all(
@@ -158,7 +156,7 @@ class Validator:
             "max_batch_size."
         )
         raise _refused(
-            f"{_rid(request)}unexpected shape for input '{tensor.name}' for model '{self._name}'. Expected {expected}, "
+            f"{request.rid}unexpected shape for input '{tensor.name}' for model '{self._name}'. Expected {expected}, "
             f"got {_text(tensor.shape)}. {note if batching else ''}"
         )
 
@@ -170,7 +168,7 @@ class Validator:
         if left and count < expected:
             if left < 4:
                 raise _refused(
-                    f"{_rid(request)}incomplete string length indicator for inference input '{tensor.name}' for model "
+                    f"{request.rid}incomplete string length indicator for inference input '{tensor.name}' for model "
                     f"'{self._name}', expecting 4 bytes but only {left} bytes available. Please make sure the string "
                     "length indicator is in one buffer."
                 )
@@ -183,22 +181,18 @@ class Validator:
             count += 1  # the one that is cut
         if count > expected:
             raise _refused(
-                f"{_rid(request)}unexpected number of string elements {count} for inference input '{tensor.name}' for "
+                f"{request.rid}unexpected number of string elements {count} for inference input '{tensor.name}' for "
                 f"model '{self._name}', expecting {expected}"
             )
         if count < expected:
             raise _refused(
-                f"{_rid(request)}expected {expected} string elements for inference input '{tensor.name}' for model "
+                f"{request.rid}expected {expected} string elements for inference input '{tensor.name}' for model "
                 f"'{self._name}', got {count}"
             )
 
 
 def _text(shape: Sequence[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
-
-
-def _rid(request: Request) -> str:
-    return f"[request id: {request.id or '<id_unknown>'}] "
 
 
 def _refused(message: str) -> ServerError:

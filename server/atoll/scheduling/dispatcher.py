@@ -13,9 +13,11 @@ import asyncio
 import collections
 import time
 
+from atoll.errors import Code, ServerError
 from atoll.inference import Request
 from atoll.instances.instance import Instance, State
 from atoll.scheduling.queues import Queue
+from atoll.scheduling.scheduler import SchedulerOwner
 
 __all__ = ["Dispatcher"]
 
@@ -26,12 +28,14 @@ _MOST_AHEAD = 4
 class Dispatcher:
     """The shell around a :class:`~atoll.scheduling.queues.Queue`."""
 
-    def __init__(self, queue: Queue, instances: list[Instance]) -> None:
+    def __init__(self, queue: Queue, instances: list[Instance], owner: SchedulerOwner) -> None:
         self.queue = queue
         self._waiting = queue.requests
         self.instances = instances
+        self._owner = owner
         self._idle: collections.deque[Instance] = collections.deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_ns = 0  # when the timer goes off
 
     @property
     def pending(self) -> int:
@@ -49,6 +53,8 @@ class Dispatcher:
             if instance is not None:
                 instance.execute([request], now)
                 return
+        if queue.expires:
+            self._expire(now)  # it makes room
         queue.push(request)
         self._pump(now)
 
@@ -84,20 +90,29 @@ class Dispatcher:
         instance.execute(requests, now)
 
     def _pump(self, now: int) -> None:
-        """Hand out what may run now."""
+        """Refuse what has waited too long, and hand out what may run now."""
         queue = self.queue
+        if queue.expires:
+            self._expire(now)
+        idle = False
         while self._waiting:
             instance = self._idle_instance()
             if instance is None:
                 if not any(self._send_ahead(busy, now) for busy in self._least_busy_first()):
-                    return
+                    break
                 continue
             batch = queue.next_batch(now)
             if batch is None:
                 self._idle.appendleft(instance)
-                self._wake_at(queue.wake_ns(), now)
-                return
+                idle = True
+                break
             instance.execute(batch, now)
+        if not queue.one_by_one:
+            self._wake_at(queue.wake_ns(idle), now)
+
+    def _expire(self, now: int) -> None:
+        for request in self.queue.expire(now):
+            self._owner.dropped(request, ServerError(Code.UNAVAILABLE, "Request timeout expired"))
 
     def _least_busy_first(self) -> list[Instance]:
         if len(self.instances) == 1:
@@ -127,10 +142,14 @@ class Dispatcher:
         return True
 
     def _wake_at(self, wake_ns: int | None, now: int) -> None:
+        """Look again at that moment, or before."""
         if wake_ns is None:
             return
         if self._timer is not None:
+            if self._wake_ns <= wake_ns:
+                return
             self._timer.cancel()
+        self._wake_ns = wake_ns
         self._timer = asyncio.get_running_loop().call_later(max(0, wake_ns - now) / 1e9, self._on_timer)
 
     def _on_timer(self) -> None:

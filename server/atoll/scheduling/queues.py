@@ -1,4 +1,4 @@
-"""The queues of a model: state without IO.
+"""What a dispatcher needs of a queue, and the plainest one: state without IO.
 
 Events in (a request, a moment), batches out. No socket, no clock and no process here; the shell that asks is
 :mod:`atoll.scheduling.dispatcher`. Times are ``time.monotonic_ns``.
@@ -6,32 +6,39 @@ Events in (a request, a moment), batches out. No socket, no clock and no process
 Two schedulers, as in the original:
 
 * :class:`FifoQueue`, the default: each execution gets exactly one request, whatever ``max_batch_size`` says.
-* :class:`DynamicBatcher`, when the configuration has ``dynamic_batching``.
+* :class:`~atoll.scheduling.dynamic_batcher.DynamicBatcher`, when the configuration has ``dynamic_batching``.
+
+Clients come and go by the thousand, so whatever happens to one request costs the same however many others wait.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from atoll.inference import Request
 
-__all__ = ["DynamicBatcher", "FifoQueue", "Queue"]
+__all__ = ["Batch", "FifoQueue", "Queue"]
 
 Batch = list[Request]
 
 
 class Queue(Protocol):
-    """What a dispatcher needs of a queue."""
+    """A model's requests that no instance has yet."""
 
     one_by_one: bool
     """Whether a batch is always one request: then it gains nothing by waiting, and may be sent ahead."""
 
-    requests: collections.deque[Request]
-    """What waits; for looking only."""
+    expires: bool
+    """Whether a request may wait too long."""
 
-    def push(self, request: Request) -> None: ...
+    @property
+    def requests(self) -> Mapping[Request, object]:
+        """What waits, always the same object; for looking only."""
+
+    def push(self, request: Request) -> None:
+        """Take a request. Raises Rejected when the queue is full."""
 
     def push_front(self, requests: Iterable[Request]) -> None:
         """Put back requests that were taken and not started; they keep their order."""
@@ -39,122 +46,53 @@ class Queue(Protocol):
     def remove(self, request: Request) -> bool:
         """Take a cancelled request out; False when it is not queued."""
 
+    def expire(self, now_ns: int) -> list[Request]:
+        """Take out what has waited too long."""
+
     def next_batch(self, now_ns: int) -> Batch | None:
-        """What may run now; None when there is nothing, or it is better to wait until :meth:`wake_ns`."""
+        """What may run now; None when there is nothing, or it is better to wait. Comes after :meth:`expire`."""
 
-    def wake_ns(self) -> int | None:
-        """When :meth:`next_batch` will answer differently without a new request."""
+    def wake_ns(self, idle: bool) -> int | None:
+        """When to look again without a new event: for what expires, and with an ``idle`` instance for what is due."""
 
-    def drain(self) -> Batch:
+    def drain(self) -> list[Request]:
         """Take everything out."""
 
 
 class FifoQueue:
-    """First come, first served, one at a time."""
+    """First come, first served, one at a time. Knows no limits."""
 
     one_by_one = True
+    expires = False
 
     def __init__(self) -> None:
-        self.requests: collections.deque[Request] = collections.deque()
+        # An OrderedDict, not a deque: requests are also taken out of the middle, and looked for.
+        self.requests: collections.OrderedDict[Request, None] = collections.OrderedDict()
 
     def push(self, request: Request) -> None:
-        self.requests.append(request)
+        self.requests[request] = None
 
     def push_front(self, requests: Iterable[Request]) -> None:
-        self.requests.extendleft(reversed(list(requests)))
+        for request in reversed(list(requests)):
+            self.requests[request] = None
+            self.requests.move_to_end(request, last=False)
 
     def remove(self, request: Request) -> bool:
-        return _remove(self.requests, request)
+        if request not in self.requests:
+            return False
+        del self.requests[request]
+        return True
+
+    def expire(self, now_ns: int) -> list[Request]:
+        return []
 
     def next_batch(self, now_ns: int) -> Batch | None:
-        return [self.requests.popleft()] if self.requests else None
+        return [self.requests.popitem(last=False)[0]] if self.requests else None
 
-    def wake_ns(self) -> int | None:
+    def wake_ns(self, idle: bool) -> int | None:
         return None
 
-    def drain(self) -> Batch:
-        return _drain(self.requests)
-
-
-class DynamicBatcher:
-    """Joins requests of equal shapes into batches of up to ``max_batch_size``.
-
-    1. A batch is a prefix of the queue: requests of one ``signature`` whose sizes sum to at most ``max_batch_size``.
-       A request that does not fit ends it; nothing overtakes.
-    2. Within the delay, the largest prefix whose sum is a preferred size goes at once; where there is none, the one
-       that another request would take beyond the largest preferred size.
-    3. Without a delay, or when the oldest request has waited for it, or when the prefix is full or cannot grow, the
-       whole prefix goes.
-    4. Else wait: more may come.
-    """
-
-    one_by_one = False
-
-    def __init__(
-        self,
-        max_batch_size: int,
-        preferred_sizes: Iterable[int],
-        max_delay_ns: int,
-        signature: Callable[[Request], Hashable],
-    ) -> None:
-        self.requests: collections.deque[Request] = collections.deque()
-        self._max_batch_size = max_batch_size
-        self._preferred = frozenset(preferred_sizes)
-        self._full = max(self._preferred, default=max_batch_size)
-        self._max_delay_ns = max_delay_ns
-        self._signature = signature
-
-    def push(self, request: Request) -> None:
-        self.requests.append(request)
-
-    def push_front(self, requests: Iterable[Request]) -> None:
-        self.requests.extendleft(reversed(list(requests)))
-
-    def remove(self, request: Request) -> bool:
-        return _remove(self.requests, request)
-
-    def next_batch(self, now_ns: int) -> Batch | None:
-        queue = self.requests
-        if not queue:
-            return None
-        signature = self._signature(queue[0])
-        total = count = preferred_count = 0
-        complete = False
-        for position, request in enumerate(queue):
-            if position:
-                grown = total + request.batch_size
-                if grown > self._max_batch_size or self._signature(request) != signature:
-                    complete = True
-                    break
-                if grown > self._full and not preferred_count:
-                    preferred_count = position
-            total += request.batch_size
-            count = position + 1
-            if total in self._preferred:
-                preferred_count = count
-        overdue = now_ns - queue[0].queued_ns >= self._max_delay_ns
-        if preferred_count and not (overdue and self._max_delay_ns):
-            count = preferred_count
-        elif not (overdue or complete or total >= self._full):
-            return None
-        return [queue.popleft() for _ in range(count)]
-
-    def wake_ns(self) -> int | None:
-        return self.requests[0].queued_ns + self._max_delay_ns if self.requests else None
-
-    def drain(self) -> Batch:
-        return _drain(self.requests)
-
-
-def _remove(requests: collections.deque[Request], request: Request) -> bool:
-    try:
-        requests.remove(request)
-    except ValueError:
-        return False
-    return True
-
-
-def _drain(requests: collections.deque[Request]) -> Batch:
-    taken = list(requests)
-    requests.clear()
-    return taken
+    def drain(self) -> list[Request]:
+        drained = list(self.requests)
+        self.requests.clear()
+        return drained
