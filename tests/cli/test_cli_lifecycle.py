@@ -81,12 +81,16 @@ def live(story: Story, core: StandInCore, *listeners: StandInListener, exit_time
         Endpoint(protocol, service, "127.0.0.1", listener, auxiliary)
         for (protocol, service, auxiliary), listener in zip(names, listeners, strict=False)
     ]
+
+    async def on_loaded(well: bool) -> None:
+        story.tell("tables" if well else "tables of a failure")
+
     return asyncio.run(
         serve(
             core,
             endpoints,
             exit_timeout_s=exit_timeout_s,
-            on_loaded=lambda well: story.tell("tables" if well else "tables of a failure"),
+            on_loaded=on_loaded,
             abandon=lambda status: story.tell(f"abandoned with {status}"),
         )
     )

@@ -39,7 +39,7 @@ def test_defaults() -> None:
 
 
 def test_every_flag_with_a_meaning_has_a_field() -> None:
-    folded = {"help", "model-store", "strict-model-config", "model-namespacing", "cache-config"}
+    folded = {"help", "model-store", "strict-model-config", "cache-config"}
     folded |= {"response-cache-byte-size"}
     fields = {field.name for field in dataclasses.fields(Options)}
     missing = {flag.name for flag in FLAGS.values() if not flag.ignored and flag.field not in fields}
@@ -169,9 +169,6 @@ def test_endpoints_that_do_not_collide(argv: list[str]) -> None:
 @pytest.mark.parametrize(
     ("argument", "shown"),
     [
-        ("--model-control-mode=POLL", "--model-control-mode=poll"),
-        ("--model-control-mode=poll", "--model-control-mode=poll"),
-        ("--model-namespacing=on", "--model-namespacing=true"),
         ("--rate-limit=execution_count", "--rate-limit=execution_count"),
         ("--trace-config=level=TIMESTAMPS", "--trace-config=level=TIMESTAMPS"),
         ("--trace-level=min", "--trace-level=min"),
@@ -187,7 +184,6 @@ def test_features_that_are_missing_are_refused(argument: str, shown: str) -> Non
     "argument",
     [
         "--model-control-mode=none",
-        "--model-namespacing=false",
         "--rate-limit=off",
         "--http-header-forward-pattern=",
         "--trace-config=level=OFF",

@@ -19,6 +19,7 @@ class ModelTwin:
     """What a catalog sees of a model."""
 
     version: int
+    identifier: str = "m"
     is_ready: bool = True
 
 
@@ -90,10 +91,54 @@ def test_when_the_highest_version_goes_the_next_answers() -> None:
     assert models.find("m").version == 2
 
 
-def test_ready_versions_are_sorted_numbers() -> None:
+def test_versions_that_serve() -> None:
     models = catalog(m={10: READY, 9: READY, 1: LOADING})
-    assert models.ready_versions("m") == [9, 10]
-    assert models.ready_versions("x") == []
+    assert sorted(models.ready("m")) == [9, 10]
+    assert models.ready("x") == {}
+
+
+# -- namespaces
+
+
+def namespaces(**entries: Entry) -> Catalog:
+    """A model m in each namespace."""
+    made = Catalog()
+    for namespace, entry in entries.items():
+        made.know(f"{namespace}::m", "m")
+        made.set(f"{namespace}::m", 1, entry)
+    return made
+
+
+def ready() -> Entry:
+    return Entry(READY, cast(Model, ModelTwin(1)))
+
+
+@pytest.mark.spec("server:198")
+def test_a_name_alone_will_do_where_one_namespace_has_it() -> None:
+    entry = ready()
+    models = namespaces(one=entry, two=Entry(UNAVAILABLE, reason="unloaded"))
+    assert models.find("m") is models.find("m", 1) is entry.model
+    assert refusal(models.find, "m", 2) == (
+        Code.NOT_FOUND,
+        "Request for unknown model: 'm' version 2 is not found",
+    )
+    models.set("one::m", 1, Entry(UNAVAILABLE, reason="unloaded"))
+    assert refusal(models.find, "m")[1] == "Request for unknown model: 'm' has no available versions"
+    assert refusal(models.find, "one::x")[1] == "Request for unknown model: 'one::x' is not found"
+
+
+@pytest.mark.spec("server:198")
+@pytest.mark.parametrize("version", [-1, 1])
+def test_a_name_in_two_namespaces_is_ambiguous(version: int) -> None:
+    one, two = ready(), ready()
+    models = namespaces(one=one, two=two)
+    text = "There are 2 identifiers of model 'm' in global map, model namespace must be provided to resolve ambiguity."
+    assert refusal(models.find, "m", version) == (Code.INVALID_ARG, text)
+    assert models.find("m", version, namespace="one") is one.model
+    assert models.find("m", version, namespace="two") is two.model
+    assert refusal(models.find, "m", version, "three") == (Code.INVALID_ARG, text)
+    assert models.index(ready=True) == [{"name": "m", "version": "1", "state": "READY"}] * 2
+    assert models.identifiers("m") == ["one::m", "two::m"]
 
 
 def test_models_are_those_with_instances() -> None:

@@ -3,133 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
-from atoll.core.catalog import Catalog
-from atoll.core.loading import Loader
-from atoll.core.model import Model, ModelHost
-from atoll.core.server import ServerOptions
+from atoll.core.model import Model
 from atoll.errors import Code, ServerError
-from atoll.observe.metrics import Metrics
-from atoll.observe.statistics import ModelStatistics
-from atoll.repository.scan import ModelSource
-
-
-class ModelTwin:
-    """A model whose steps end when the test says so."""
-
-    def __init__(self, name: str, version: int) -> None:
-        self.name = name
-        self.version = version
-        self.statistics = ModelStatistics()
-        self.series = None
-        self.metric_tags: dict[str, str] = {}
-        self.decoupled = False
-        self.metric_buckets: dict[str, list[float]] = {}
-        self.is_ready = True
-        self.starts = asyncio.Event()
-        self.may_start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.may_drain = asyncio.Event()
-        self.may_stop = asyncio.Event()
-        self.stopped_after_s: float | None = None
-        self.may_drain.set()
-        self.may_stop.set()
-
-    def pending(self) -> int:
-        return 0
-
-    async def start(self) -> None:
-        self.starts.set()
-        await self.may_start
-
-    async def drained(self) -> None:
-        await self.may_drain.wait()
-
-    async def stop(self, timeout_s: float) -> bool:
-        self.stopped_after_s = timeout_s
-        if not self.may_start.done():
-            self.may_start.set_exception(ServerError(Code.INTERNAL, "it was stopped"))
-        await self.may_stop.wait()
-        return True
-
-
-class MakerTwin:
-    """Makes twins. ``script`` may hold one up, or fail."""
-
-    def __init__(self) -> None:
-        self.made: list[ModelTwin] = []
-        self.script: Callable[[ModelTwin], Awaitable[None] | None] = lambda model: model.may_start.set_result(None)
-
-    async def make(self, source: ModelSource, version: int) -> ModelTwin:
-        model = ModelTwin(source.name, version)
-        self.made.append(model)
-        waiting = self.script(model)
-        if waiting is not None:
-            await waiting
-        return model
-
-
-class World:
-    """A loader over a repository of models whose content means nothing."""
-
-    def __init__(self, repository: Path, **options: Any) -> None:
-        self.repository = repository
-        self.catalog = Catalog()
-        self.metrics = Metrics()
-        self.maker = MakerTwin()
-        settings = ServerOptions(repositories=(str(repository),), **options)
-        self.loader = Loader(settings, self.catalog, self.metrics, cast(ModelHost, None))
-        self.loader._maker = cast(Any, self.maker)
-
-    def write(self, name: str, *versions: int, config: str = "version_policy: { all: { } }") -> None:
-        for version in versions or (1,):
-            (self.repository / name / str(version)).mkdir(parents=True, exist_ok=True)
-            (self.repository / name / str(version) / "model.py").write_text(name)
-        (self.repository / name / "config.pbtxt").write_text(config)
-
-    def touch(self, name: str) -> None:
-        (self.repository / name / f"changed {len(self.maker.made)}").touch()
-
-    def states(self, name: str) -> dict[str, str]:
-        """State and reason of each version."""
-        return {
-            row.get("version", ""): f"{row.get('state', '')} {row.get('reason', '')}".strip()
-            for row in self.catalog.index(ready=False)
-            if row["name"] == name
-        }
-
-
-def in_world(story: Callable[[World], Awaitable[None]], path: Path, **options: Any) -> None:
-    async def run() -> None:
-        world = World(path, **options)
-        await story(world)
-        await world.loader.stop_all(1)
-        assert world.catalog.living() == []
-
-    asyncio.run(asyncio.wait_for(run(), 10))
-
-
-async def settled() -> None:
-    """Let everything go on that can."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def held(model: ModelTwin) -> None:
-    """It does not start by itself."""
-
-
-def failing(text: str, *versions: int) -> Callable[[ModelTwin], None]:
-    def script(model: ModelTwin) -> None:
-        if not versions or model.version in versions:
-            model.may_start.set_exception(ServerError(Code.INTERNAL, text))
-        else:
-            model.may_start.set_result(None)
-
-    return script
+from loading_world import ModelTwin, World, failing, held, in_world, settled
 
 
 def test_a_model_is_loading_then_ready_then_unloading_then_unloaded(tmp_path: Path) -> None:
@@ -221,9 +101,11 @@ def test_a_version_that_is_gone_is_unloaded(tmp_path: Path) -> None:
         await world.loader.load("m")
         (world.repository / "m" / "1" / "model.py").unlink()
         (world.repository / "m" / "1").rmdir()
-        world.write("m", 3)
+        world.add("m", 3)
         await world.loader.load("m")
         await settled()
+        assert [model.version for model in world.maker.made] == [1, 2, 3]  # 2 served on
+        assert world.maker.made[1].metadata == {"versions": ["2", "3"]}
         assert world.states("m") == {"1": "UNAVAILABLE unloaded", "2": "READY", "3": "READY"}
         assert world.catalog.is_settled()
 
@@ -236,7 +118,7 @@ def test_what_has_not_changed_is_not_loaded_again(tmp_path: Path) -> None:
         for _ in range(3):
             await world.loader.load("m")
         assert len(world.maker.made) == 1
-        await world.loader.load("m", config="{}")
+        await world.loader.load("m", config='{"max_batch_size": 2}')
         await world.loader.load("m")
         assert len(world.maker.made) == 2
         await world.loader.load("m", config="{}", files={"file:1/model.py": b""})
@@ -385,10 +267,63 @@ def test_names_that_cannot_be_loaded(tmp_path: Path, name: str, code: Code, text
     in_world(story, tmp_path)
 
 
-def test_the_names_in_the_repositories(tmp_path: Path) -> None:
+# -- what a change does not concern
+
+
+@pytest.mark.spec("server:183")
+def test_instances_are_added_and_removed_in_place(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        world.write("a")
-        world.write("b")
-        assert world.loader.names() == {"a": 1, "b": 1}
+        world.write("m", 1, 2)
+        await world.loader.load("m")
+        world.configure("m", "version_policy: { all: { } } instance_group: { count: 3 }")
+        await world.loader.load("m")
+        await world.loader.load("m")  # nothing changed
+        assert len(world.maker.made) == 2
+        assert [model.growth for model in world.maker.made] == [["grow to 3", "settle at 3"]] * 2
+        world.configure("m", "version_policy: { latest: { num_versions: 1 } } instance_group: { count: 3 }")
+        await world.loader.load("m")
+        await settled()
+        assert len(world.maker.made) == 2
+        assert world.states("m") == {"1": "UNAVAILABLE unloaded", "2": "READY"}
+        assert world.maker.made[1].metadata == {"versions": ["2"]}
+
+    in_world(story, tmp_path)
+
+
+@pytest.mark.spec("server:183")
+@pytest.mark.parametrize("change", ["config", "shared", "version", "not resizable"])
+def test_other_changes_load_again(tmp_path: Path, change: str) -> None:
+    async def story(world: World) -> None:
+        world.write("m", 1, 2)
+        await world.loader.load("m")
+        more = "instance_group: { count: 2 }" + (" max_batch_size: 3" if change == "config" else "")
+        world.configure("m", "version_policy: { all: { } }" + more)
+        if change == "shared":
+            (world.repository / "m" / "labels.txt").touch()
+        elif change == "version":
+            (world.repository / "m" / "2" / "model.py").write_text("something else")
+        elif change == "not resizable":
+            world.maker.made[0].is_resizable = False
+        await world.loader.load("m")
+        again = [model.version for model in world.maker.made[2:]]
+        assert again == {"config": [1, 2], "shared": [1, 2], "version": [2], "not resizable": [1]}[change]
+
+    in_world(story, tmp_path)
+
+
+@pytest.mark.spec("server:183")
+def test_when_one_version_cannot_grow_none_does(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.write("m", 1, 2)
+        await world.loader.load("m")
+        world.configure("m", "version_policy: { all: { } } instance_group: { count: 2 }")
+        first, second = world.maker.made
+        second.grow_error = ServerError(Code.INTERNAL, "no memory")
+        world.add("m", 3)
+        with pytest.raises(ServerError, match="version 2 is at UNAVAILABLE state: Internal: no memory;"):
+            await world.loader.load("m")
+        assert first.growth == ["grow to 2", "undo"]
+        assert second.growth == ["grow to 2"]
+        assert world.states("m") == {"1": "READY", "2": "READY", "3": "UNAVAILABLE unloaded"}
 
     in_world(story, tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from atoll.errors import Code, ServerError
-from atoll.repository.changes import snapshot
+from atoll.repository.changes import Snapshot, snapshot
 from atoll.repository.override import ModelFolder
 
 
@@ -21,19 +21,50 @@ def model(tmp_path: Path) -> Path:
 
 def test_the_same_files_are_the_same(model: Path) -> None:
     before = snapshot(model)
-    assert len(before) == 2
+    assert [len(before.config), len(before.shared), len(before.versions["1"])] == [1, 0, 1]
     assert snapshot(model) == before
     os.utime(model / "1")  # a directory's own time counts for nothing
     assert snapshot(model) == before
 
 
-def test_bytecode_is_no_change(model: Path) -> None:
+@pytest.mark.spec("server:182")
+@pytest.mark.parametrize(
+    "name",
+    ["1/__pycache__/model.pyc", "1/.model.py.swp", "1/model.py~", "1/#model.py#", ".git/HEAD", "config.pbtxt.bak"],
+)
+def test_what_python_and_editors_leave_behind_is_no_change(model: Path, name: str) -> None:
     before = snapshot(model)
-    (model / "1" / "__pycache__").mkdir()
-    (model / "1" / "__pycache__" / "model.pyc").touch()
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).touch()
     assert snapshot(model) == before
 
 
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("config.pbtxt", "config"),
+        ("configs/large.pbtxt", "config"),
+        ("labels.txt", "shared"),
+        ("warmup/input", "shared"),
+        ("1/model.py", "1"),
+        ("1/data/weights", "1"),
+        ("2/model.py", "2"),
+    ],
+)
+def test_a_change_concerns_a_part(model: Path, path: str, part: str) -> None:
+    before = snapshot(model)
+    (model / path).parent.mkdir(parents=True, exist_ok=True)
+    (model / path).write_text("something else")
+    after = snapshot(model)
+    changed = {
+        "config": before.config != after.config,
+        "shared": before.shared != after.shared,
+        **{version: before.versions.get(version) != after.versions.get(version) for version in ("1", "2")},
+    }
+    assert [name for name, is_changed in changed.items() if is_changed] == [part]
+
+
+@pytest.mark.spec("server:181")
 @pytest.mark.parametrize("change", ["written", "older", "added", "removed", "renamed"])
 def test_a_change_is_seen(model: Path, change: str) -> None:
     path = model / "1" / "model.py"
@@ -64,7 +95,7 @@ def test_links_are_followed_once(model: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_has_no_files(tmp_path: Path) -> None:
-    assert snapshot(tmp_path / "nothing") == frozenset()
+    assert snapshot(tmp_path / "nothing") == Snapshot()
 
 
 # -- files of a request

@@ -75,7 +75,12 @@ _REPOSITORY = (
         "none",
         "When models load: all at start-up (none), on changes of the repository (poll), on request (explicit).",
     ),
-    Flag("repository-poll-secs", INT, 15, "Seconds between two looks at the repository in poll mode."),
+    Flag(
+        "repository-poll-secs",
+        positive(INT, "Error: --repository-poll-secs must be greater than 0."),
+        15,
+        "Seconds between two looks at the repository in poll mode.",
+    ),
     _many("load-model", STRING, "Model to load at start-up in explicit mode; '*' alone is all of them."),
     Flag(
         "model-config-name",

@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,7 +70,7 @@ async def serve(
     endpoints: Sequence[Endpoint],
     *,
     exit_timeout_s: float,
-    on_loaded: Callable[[bool], None],
+    on_loaded: Callable[[bool], Awaitable[None]],
     abandon: Callable[[int], Any] = os._exit,
 ) -> int:
     """Run until SIGINT or SIGTERM; return the exit status.
@@ -86,11 +86,11 @@ async def serve(
     status = 0
     try:
         if await _finished_before(signalled, core.start()):
-            on_loaded(True)
+            await on_loaded(True)
             await _finished_before(signalled, _start(endpoints, started))
             await signalled.wait()
     except ServerError as error:
-        on_loaded(False)
+        await on_loaded(False)
         failure = error
         status = 1
     except _EndpointFailed:

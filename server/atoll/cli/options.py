@@ -47,6 +47,7 @@ class Options:
     model_config_name: str
     model_load_thread_count: int
     model_load_retry_count: int
+    model_namespacing: bool
 
     allow_http: bool
     http_address: str

@@ -66,7 +66,9 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             repositories=options.model_repository,
             exit_on_error=options.exit_on_error,
             model_control_mode=options.model_control_mode,
+            repository_poll_s=options.repository_poll_secs,
             startup_models=options.load_model,
+            model_namespacing=options.model_namespacing,
             auto_complete_config=not options.disable_auto_complete_config,
             strict_readiness=options.strict_readiness,
             model_config_name=options.model_config_name,
@@ -87,8 +89,8 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
         )
     )
 
-    def show_tables(all_well: bool) -> None:
-        index = server.index()
+    async def show_tables(all_well: bool) -> None:
+        index = await server.index()
         if not all_well and not index:
             return  # it failed before it knew of any model
         log_table(tables.agent_table())

@@ -38,43 +38,64 @@ class Entry:
 
 
 class Catalog:
-    """All entries, by model name and version. A model without an entry was found but has no version to load."""
+    """All entries, by model and version. A model without an entry was found but has no version to load.
+
+    Models are known by their identifiers. That is the name, unless the same name may be in several namespaces: then
+    :meth:`know` tells which name an identifier has, and a name alone will do as long as it means one model.
+    """
 
     def __init__(self) -> None:
+        self._names: dict[str, str] = {}
         self._entries: dict[str, dict[int, Entry]] = {}
         self._reasons: dict[str, str] = {}
         self._newest: dict[str, Model] = {}
         self._living: dict[Model, None] = {}
 
-    def set(self, name: str, version: int, entry: Entry) -> None:
-        self._entries.setdefault(name, {})[version] = entry
-        ready = [
-            (number, known.model)
-            for number, known in self._entries[name].items()
-            if known.state is ModelState.READY and known.model is not None
-        ]
+    def know(self, identifier: str, name: str) -> None:
+        """Another model of a name that several namespaces may have."""
+        self._names[identifier] = name
+
+    def knows(self, identifier: str) -> bool:
+        """Whether the index has something of a model."""
+        return identifier in self._entries or identifier in self._reasons
+
+    def identifiers(self, name: str) -> list[str]:
+        """The models of a name."""
+        return [identifier for identifier, known in self._names.items() if known == name] or [name]
+
+    def set(self, identifier: str, version: int, entry: Entry) -> None:
+        self._entries.setdefault(identifier, {})[version] = entry
+        ready = self.ready(identifier)
         if ready:
-            self._reasons.pop(name, None)
-            self._newest[name] = max(ready, key=lambda pair: pair[0])[1]
+            self._reasons.pop(identifier, None)
+            self._newest[identifier] = ready[max(ready)]
         else:
-            self._newest.pop(name, None)
+            self._newest.pop(identifier, None)
 
     def set_if_current(self, model: Model, entry: Entry) -> None:
         """The same for the version that a model is, unless another has taken its place."""
-        current = self._entries.get(model.name, {}).get(model.version)
+        current = self._entries.get(model.identifier, {}).get(model.version)
         if current is not None and current.model is model:
-            self.set(model.name, model.version, entry)
+            self.set(model.identifier, model.version, entry)
 
-    def versions(self, name: str) -> list[tuple[int, Entry]]:
+    def versions(self, identifier: str) -> list[tuple[int, Entry]]:
         """The entries of a model by version."""
-        return sorted(self._entries.get(name, {}).items(), key=lambda pair: pair[0])
+        return sorted(self._entries.get(identifier, {}).items(), key=lambda pair: pair[0])
 
-    def set_unloadable(self, name: str, reason: str) -> None:
+    def ready(self, identifier: str) -> dict[int, Model]:
+        """The versions of a model that serve."""
+        return {
+            version: entry.model
+            for version, entry in self._entries.get(identifier, {}).items()
+            if entry.state is ModelState.READY and entry.model is not None
+        }
+
+    def set_unloadable(self, identifier: str, reason: str) -> None:
         """A model that was found but is of no use before any version was tried; with no reason it is of use again."""
         if reason:
-            self._reasons[name] = reason
+            self._reasons[identifier] = reason
         else:
-            self._reasons.pop(name, None)
+            self._reasons.pop(identifier, None)
 
     def models(self) -> list[Model]:
         """The model of every entry that has one, whatever its state."""
@@ -92,29 +113,51 @@ class Catalog:
         """Every model that has processes: those of the entries, and those whose place another took or will take."""
         return list(self._living)
 
-    def find(self, name: str, version: int = -1) -> Model:
-        """The model to serve a request: ``version``, or with -1 the highest that is ready. Raises ServerError."""
-        if version == -1:
+    def find(self, name: str, version: int = -1, namespace: str = "") -> Model:
+        """The model to serve a request: ``version``, or with -1 the highest that is ready. Raises ServerError.
+
+        Of several models of that name the one in ``namespace`` is meant.
+        """
+        if version == -1 and not namespace:
             model = self._newest.get(name)
             if model is not None:
                 return model
-            if name in self._entries:
-                raise _not_found(f"Request for unknown model: '{name}' has no available versions")
-        else:
-            entry = self._entries.get(name, {}).get(version)
-            if entry is not None:
-                if entry.state is ModelState.READY and entry.model is not None:
-                    return entry.model
-                raise ServerError(
-                    Code.UNAVAILABLE, f"Request for unknown model: '{name}' version {version} is not at ready state"
-                )
-            if name in self._entries:
-                raise _not_found(f"Request for unknown model: '{name}' version {version} is not found")
-        raise _not_found(f"Request for unknown model: '{name}' is not found")
+        identifier = self._identifier(name, namespace)
+        entries = self._entries.get(identifier)
+        if entries is None:
+            raise _not_found(f"Request for unknown model: '{name}' is not found")
+        if version == -1:
+            model = self._newest.get(identifier)
+            if model is not None:
+                return model
+            raise _not_found(f"Request for unknown model: '{name}' has no available versions")
+        entry = entries.get(version)
+        if entry is None:
+            raise _not_found(f"Request for unknown model: '{name}' version {version} is not found")
+        if entry.state is ModelState.READY and entry.model is not None:
+            return entry.model
+        raise ServerError(
+            Code.UNAVAILABLE, f"Request for unknown model: '{name}' version {version} is not at ready state"
+        )
 
-    def ready_versions(self, name: str) -> list[int]:
-        entries = self._entries.get(name, {})
-        return sorted(version for version, entry in entries.items() if entry.state is ModelState.READY)
+    def _identifier(self, name: str, namespace: str) -> str:
+        """The one model that a name means. Raises ServerError when it means several."""
+        if not self._names:
+            return name
+        identifiers = self.identifiers(name)
+        if f"{namespace}::{name}" in identifiers:
+            return f"{namespace}::{name}"
+        in_use = [known for known in identifiers if not self._is_unloaded(known)]
+        if len(in_use) > 1:
+            raise ServerError(
+                Code.INVALID_ARG,
+                f"There are {len(in_use)} identifiers of model '{name}' in global map, model namespace must be "
+                "provided to resolve ambiguity.",
+            )
+        return (in_use or identifiers)[0]
+
+    def _is_unloaded(self, identifier: str) -> bool:
+        return all(entry.model is None for entry in self._entries.get(identifier, {}).values())
 
     def is_settled(self) -> bool:
         """Whether every model is ready, or was unloaded on purpose, and its instances live."""
@@ -132,17 +175,18 @@ class Catalog:
     def index(self, ready: bool) -> list[dict[str, Any]]:
         """The repository index, sorted by name."""
         rows: list[dict[str, Any]] = []
-        for name in sorted({*self._entries, *self._reasons}):
-            for version, entry in sorted(self._entries.get(name, {}).items()):
+        for identifier in sorted({*self._entries, *self._reasons}):
+            name = self._names.get(identifier, identifier)
+            for version, entry in self.versions(identifier):
                 if ready and entry.state is not ModelState.READY:
                     continue
                 row = {"name": name, "version": str(version), "state": entry.state.value}
                 if entry.reason:
                     row["reason"] = entry.reason
                 rows.append(row)
-            if name in self._reasons and not ready:
-                rows.append({"name": name, "state": ModelState.UNAVAILABLE.value, "reason": self._reasons[name]})
-        return rows
+            if identifier in self._reasons and not ready:
+                rows.append({"name": name, "state": ModelState.UNAVAILABLE.value, "reason": self._reasons[identifier]})
+        return sorted(rows, key=lambda row: str(row["name"]))
 
 
 def parse_version(text: str) -> int:

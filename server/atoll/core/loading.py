@@ -1,8 +1,8 @@
 """Loading and unloading: from a folder in a repository to versions that serve, and back.
 
 A load brings up all versions that the policy selects, or none. What was serving before stays until the new is ready,
-and stays for good when the new fails. Changes of different models run side by side, those of one model one after
-another.
+and stays for good when the new fails; versions that the change does not concern serve on. Changes of different models
+run side by side, those of one model one after another. Models are told apart by their identifiers, clients know names.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from atoll.core.catalog import NOT_UNIQUE, Catalog, Entry, ModelState
+from atoll.core.catalog import Catalog, Entry, ModelState
+from atoll.core.keeping import kept_versions
 from atoll.core.making import ModelMaker
 from atoll.core.model import Model, ModelHost
 from atoll.errors import Code, ServerError
 from atoll.observe.metrics import Metrics
-from atoll.repository import scan
 from atoll.repository.backends import Backends
-from atoll.repository.changes import Snapshot, snapshot
+from atoll.repository.config import ModelConfig
+from atoll.repository.names import is_plain_name
 from atoll.repository.override import ModelFolder
+from atoll.repository.repositories import Found, Repositories
+from atoll.repository.scan import ModelSource
 
 if TYPE_CHECKING:
     from atoll.core.server import ServerOptions
@@ -42,38 +44,28 @@ _UNLOADED = Entry(ModelState.UNAVAILABLE, reason="unloaded")
 class Loader:
     """Brings models up and down, and tells the catalog."""
 
-    def __init__(self, options: ServerOptions, catalog: Catalog, metrics: Metrics, host: ModelHost) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        repositories: Repositories,
+        catalog: Catalog,
+        metrics: Metrics,
+        host: ModelHost,
+    ) -> None:
         self._options = options
+        self._repositories = repositories
         self._catalog = catalog
         self._metrics = metrics
-        self._scan_options = scan.Options(
-            strict=not options.auto_complete_config, config_name=options.model_config_name
-        )
         self._maker = ModelMaker(Backends(Path(options.backend_directory)), options.auto_complete_config, host)
         self._slots = asyncio.Semaphore(max(1, options.load_thread_count))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waits: dict[str, str] = {}  # a model that is being loaded, and the one that it asked to load or unload
-        self._files: dict[str, tuple[Path, Snapshot]] = {}  # what models were loaded from, as it was then
+        self._loaded: dict[str, Found] = {}  # what models were loaded from, as it was then
         self._folders: dict[Model, ModelFolder] = {}
         self._ending: dict[Model, asyncio.Task[bool]] = {}
         self._stopping = asyncio.Event()
 
     # -- what is asked
-
-    async def load_all(self) -> bool:
-        """Load every model of every repository; True when none failed."""
-        found = self._scan()
-        for error in found.failures.values():
-            _log.error(error.message)
-        if found.failures and self._options.exit_on_error:
-            raise next(iter(found.failures.values()))
-        for name in found.duplicates:
-            _log.error(f"failed to poll model '{name}': not unique across all model repositories")
-            self._catalog.set_unloadable(name, NOT_UNIQUE["reason"])
-        loads = (self._load_found(source) for source in found.models.values())
-        outcomes = await asyncio.gather(*loads, return_exceptions=True)
-        failures = _failures(outcomes)
-        return not found.failures and not found.duplicates and not failures
 
     async def load(
         self, name: str, config: str = "", files: Mapping[str, bytes] | None = None, asker: str = ""
@@ -86,27 +78,37 @@ class Loader:
         """
         _check_name(name)
         async with self._turn(name, asker):
-            if not config and not files and self._is_unchanged(name):
-                return
             with contextlib.ExitStack() as holding:
                 try:
                     folder = _override_folder(name, config, files)
                     if folder is not None:
                         folder.hold()
                         holding.callback(folder.release)
-                    source = self._find(name, config, folder)
+                    all_found = await asyncio.to_thread(self._find, name, config, folder)
                 except ServerError as error:
                     _log.error(f"failed to poll model '{name}': {error.message}")
                     text = f"failed to load '{name}', failed to poll from model repository"
                     raise ServerError(Code.INTERNAL, text) from error
-                await self._load(source, folder, in_slot=not asker)
+                changed = [found for found in all_found if config or not self._is_unchanged(found)]
+                loads = (self._load(found, folder, in_slot=not asker) for found in changed)
+                for failure in _failures(await asyncio.gather(*loads, return_exceptions=True)):
+                    raise failure
+
+    async def load_found(self, found: Found) -> None:
+        """Load a model as it was found in a repository. Raises ServerError."""
+        async with self._turn(found.source.name, asker=""):
+            await self._load(found)
 
     async def unload(self, name: str, asker: str = "") -> None:
         """Begin to unload a model; what is under way is answered first. A model that is not loaded is no error."""
         async with self._turn(name, asker):
-            self._files.pop(name, None)
-            self._catalog.set_unloadable(name, "")
-            self._retire(name, keep=())
+            for identifier in self._catalog.identifiers(name):
+                self._unload(identifier)
+
+    async def unload_lost(self, identifier: str, name: str) -> None:
+        """The same for one that is not in the repositories any more."""
+        async with self._turn(name, asker=""):
+            self._unload(identifier)
 
     async def stop_all(self, timeout_s: float) -> bool:
         """Finalize every model; True when all ended by themselves."""
@@ -117,21 +119,6 @@ class Loader:
         tasks = list(self._ending.values())
         _, late = await asyncio.wait(tasks, timeout=timeout_s) if tasks else ((), ())
         return not late and all(task.result() for task in tasks)
-
-    def names(self) -> Counter[str]:
-        """The names of all models that lie in repositories, and how often each occurs."""
-        names: Counter[str] = Counter()
-        for path in map(Path, self._options.repositories):
-            try:
-                flat = scan.is_flat(path)
-                names.update(
-                    [source.name for source in scan.load_flat(path, self._scan_options).sources]
-                    if flat
-                    else [directory.name for directory in scan.model_directories(path)]
-                )
-            except ServerError as error:
-                _log.error(error.message)
-        return names
 
     # -- whose turn it is
 
@@ -161,107 +148,108 @@ class Loader:
 
     # -- finding
 
-    def _scan(self) -> scan.Scan:
-        flat = [Path(path) for path in self._options.repositories if scan.is_flat(Path(path))]
-        ordinary = [Path(path) for path in self._options.repositories if Path(path) not in flat]
-        scans = [scan.scan(ordinary, self._scan_options), *(scan.load_flat(path, self._scan_options) for path in flat)]
-        sources = tuple(source for one in scans for source in one.sources)
-        return scan.Scan(sources, {path: error for one in scans for path, error in one.failures.items()})
-
-    def _find(self, name: str, config: str, folder: ModelFolder | None) -> scan.ModelSource:
-        """The model as it is to be loaded. Raises ServerError when it cannot be read."""
-        options = self._scan_options
+    def _find(self, name: str, config: str, folder: ModelFolder | None) -> list[Found]:
+        """The model as it is to be loaded, and its namesakes. Raises ServerError when one cannot be read."""
         if folder is not None:
-            source = scan.read_model(folder.path, folder.path.parent, options, name=name, override=config)
+            all_found = [self._repositories.read_folder(name, folder.path, config)]
         else:
-            found: list[scan.ModelSource] = []
-            for path in dict.fromkeys(map(Path, self._options.repositories)):
-                if scan.is_flat(path):
-                    found += [source for source in scan.load_flat(path, options).sources if source.name == name]
-                else:
-                    found += scan.find_model([path], name, options)
-            if len(found) != 1:
-                reason = "not unique across all model" if found else "unable to find it in the"
-                raise ServerError(Code.NOT_FOUND, f"{reason} repositories")
-            source = found[0]
-            if config:
-                source = scan.read_model(source.path, source.repository, options, name=name, override=config)
-        if source.error is not None and source.config is None:
-            _log.error(f"Poll failed for model directory '{name}': {source.error.message}")
-            prefix = "Invalid config override: " if config else ""
-            raise ServerError(source.error.code, prefix + source.error.message)
-        return source
+            all_found = self._repositories.find(name, config)
+        for found in all_found:
+            error = found.source.error
+            if error is not None and found.source.config is None:
+                _log.error(f"Poll failed for model directory '{name}': {error.message}")
+                prefix = "Invalid config override: " if config else ""
+                raise ServerError(error.code, prefix + error.message)
+        return all_found
 
-    def _is_unchanged(self, name: str) -> bool:
+    def _is_unchanged(self, found: Found) -> bool:
         """Whether a model serves, from the very files that lie in the repository now."""
-        if name not in self._files or not self._catalog.ready_versions(name):
-            return False
-        path, before = self._files[name]
-        return snapshot(path) == before
+        identifier = found.source.identifier
+        before = self._loaded.get(identifier)
+        return before is not None and before.files == found.files and bool(self._catalog.ready(identifier))
 
     # -- up
 
-    async def _load_found(self, source: scan.ModelSource) -> None:
-        """Load a model at start-up."""
-        if source.error is not None and source.config is None:
-            _log.error(f"Poll failed for model directory '{source.name}': {source.error.message}")
-            self._catalog.set_unloadable(source.name, str(source.error))
-            raise source.error
-        async with self._turn(source.name, asker=""):
-            await self._load(source)
-
-    async def _load(self, source: scan.ModelSource, folder: ModelFolder | None = None, in_slot: bool = True) -> None:
+    async def _load(self, found: Found, folder: ModelFolder | None = None, in_slot: bool = True) -> None:
         """Load the versions of one model: all of them, or none. Raises ServerError.
 
         A load that a model waits for while it is loaded itself takes no slot of its own: that model has one.
         """
-        name = source.name
+        source = found.source
+        name = source.identifier
+        if name != source.name:
+            self._catalog.know(name, source.name)
+        serving = self._catalog.ready(name)
         if source.error is not None:
             _log.error(f"failed to load model '{name}': {source.error}")
-            if not self._catalog.ready_versions(name):
+            if not serving:
                 self._catalog.set_unloadable(name, str(source.error))
             raise ServerError(Code.INVALID_ARG, f"load failed for model '{name}': {source.error.message}\n")
+        assert source.config is not None
         self._catalog.set_unloadable(name, "")
-        files = snapshot(source.path)
+        kept = kept_versions(self._loaded.get(name), found, serving)
         async with self._slots if in_slot else contextlib.nullcontext():
             outcomes = await asyncio.gather(
-                *(self._bring_up(source, version, folder) for version in source.versions), return_exceptions=True
+                *(
+                    self._keep(kept[version], source.config)
+                    if version in kept
+                    else self._bring_up(source, version, folder)
+                    for version in source.versions
+                ),
+                return_exceptions=True,
             )
         failures = _failures(outcomes)
         loaded = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
         if failures:
             _log.info(f"failed to load '{name}'")
             for model in loaded:
-                self._catalog.set_if_current(model, _UNLOADED)
-                await self._end_later(model, _FAILED_LOAD_END_S)
+                if model in kept.values():
+                    model.settle(None)
+                else:
+                    self._catalog.set_if_current(model, _UNLOADED)
+                    await self._end_later(model, _FAILED_LOAD_END_S)
             lines = [
                 f"version {version} is at UNAVAILABLE state: {outcome};\n"
                 for version, outcome in zip(source.versions, outcomes, strict=True)
                 if isinstance(outcome, ServerError)
             ]
             raise ServerError(Code.INVALID_ARG, f"load failed for model '{name}': {''.join(lines)}")
-        self._files.pop(name, None)
+        self._loaded.pop(name, None)
         if folder is None:
-            self._files[name] = source.path, files
+            self._loaded[name] = found
         self._retire(name, keep=loaded)
         for model in loaded:
+            model.metadata = {**model.metadata, "versions": [str(version) for version in source.versions]}
+            if model in kept.values():
+                model.settle(source.config)
+                continue
             model.series = self._metrics.add_model(
-                name,
+                model.name,
                 model.version,
                 model.statistics,
                 model.pending,
                 model.metric_tags,
+                namespace=model.namespace,
                 decoupled=model.decoupled,
                 buckets=model.metric_buckets,
             )
             self._catalog.set(name, model.version, Entry(ModelState.READY, model))
         _log.info(f"successfully loaded '{name}'")
 
-    async def _bring_up(self, source: scan.ModelSource, version: int, folder: ModelFolder | None) -> Model:
+    async def _keep(self, model: Model, config: ModelConfig) -> Model:
+        """A version that serves on, with the instances that a new configuration adds."""
+        try:
+            await model.grow(config)
+        except ServerError as error:
+            _log.error(f"failed to load '{model.identifier}' version {model.version}: {error}")
+            raise
+        return model
+
+    async def _bring_up(self, source: ModelSource, version: int, folder: ModelFolder | None) -> Model:
         """One version that serves. Raises ServerError; the catalog has it too, unless an older one serves."""
-        name = source.name
+        name = source.identifier
         _log.info(f"loading: {name}:{version}")
-        serving = version in self._catalog.ready_versions(name)
+        serving = version in self._catalog.ready(name)
         for attempt in itertools.count():
             model = None
             if not serving:
@@ -290,6 +278,11 @@ class Loader:
         raise AssertionError  # a count has no end
 
     # -- down
+
+    def _unload(self, identifier: str) -> None:
+        self._loaded.pop(identifier, None)
+        self._catalog.set_unloadable(identifier, "")
+        self._retire(identifier, keep=())
 
     def _retire(self, name: str, keep: Collection[Model]) -> None:
         """End what there is of a model but ``keep``, which is about to take its place."""
@@ -320,7 +313,7 @@ class Loader:
             self._metrics.remove_model(model.series)
         self._catalog.set_if_current(model, _UNLOADED)
         self._gone(model)
-        _log.info(f"successfully unloaded '{model.name}' version {model.version}")
+        _log.info(f"successfully unloaded '{model.identifier}' version {model.version}")
         return clean
 
     def _gone(self, model: Model) -> None:
@@ -334,7 +327,7 @@ class Loader:
 def _check_name(name: str) -> None:
     if not name:
         raise ServerError(Code.INVALID_ARG, "Model name cannot be empty. Please enter a valid name to deploy.")
-    if "/" in name or "\0" in name or name in (".", ".."):
+    if not is_plain_name(name):
         raise ServerError(
             Code.INVALID_ARG, f"invalid model name '{name}', model name must not contain path traversal characters"
         )

@@ -59,6 +59,7 @@ class ModelMaker:
         config = config.complete(completed)
         _check_supported(config)
         model = PythonModel(config, version, path, source.path.absolute(), self._host, backend)
+        model.namespace = source.listed.namespace
         model.metadata = config.metadata(list(source.versions))
         if config.json.get("response_cache", {}).get("enable"):
             if self._host.response_cache is None:

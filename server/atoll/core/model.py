@@ -62,6 +62,7 @@ class Model(abc.ABC):
 
     def __init__(self, config: ModelConfig, version: int, model_dir: Path, host: ModelHost) -> None:
         self.name = config.name
+        self.namespace = ""
         self.version = version
         self.config = config.json
         self.metadata = config.metadata([version])
@@ -105,8 +106,27 @@ class Model(abc.ABC):
         """A request that was found right; it is answered by :meth:`_answer` or :meth:`_fail`. Raises ServerError."""
 
     @property
+    def identifier(self) -> str:
+        """What tells it from all other models, and what the log calls it."""
+        return f"{self.namespace}::{self.name}" if self.namespace else self.name
+
+    @property
     def is_ready(self) -> bool:
         return self._accepting
+
+    @property
+    def is_resizable(self) -> bool:
+        """Whether it may get other instances while it serves."""
+        return False
+
+    async def grow(self, config: ModelConfig) -> None:
+        """Bring up the instances that a new configuration adds; the others stay. Raises ServerError."""
+        assert not self.is_resizable  # then there are none to add
+
+    def settle(self, config: ModelConfig | None) -> None:
+        """From now on be what ``config`` says, after :meth:`grow`; with None, what it was before that."""
+        if config is not None:
+            self.config = {**self.config, "version_policy": config.json["version_policy"]}
 
     @property
     def instances(self) -> list[Instance]:

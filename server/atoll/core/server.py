@@ -14,9 +14,9 @@ from atoll_ipc.memory import Arena, ArenaSettings
 from atoll import __version__
 from atoll.caching.response_cache import ResponseCache
 from atoll.caching.settings import CacheSetting, make_cache
-from atoll.core.catalog import NOT_UNIQUE, Catalog, parse_version
+from atoll.core.catalog import Catalog, parse_version
 from atoll.core.circular_calls import check_calls
-from atoll.core.loading import Loader
+from atoll.core.control import ModelControl
 from atoll.core.model import Model
 from atoll.core.upkeep import Upkeep
 from atoll.errors import Code, ServerError
@@ -48,7 +48,9 @@ class ServerOptions:
     model_config_name: str = ""
     backend_directory: str = "/opt/tritonserver/backends"
     model_control_mode: str = "none"
+    repository_poll_s: float = 15.0
     startup_models: tuple[str, ...] = ()
+    model_namespacing: bool = False
     load_thread_count: int = 4
     load_retry_count: int = 0
     cache: tuple[CacheSetting, ...] = ()
@@ -95,7 +97,7 @@ class Server:
         self._live = False
         self._stopping = False
         self._started = False
-        self._loader: Loader | None = None
+        self._model_control = ModelControl(options, self._catalog, self.metrics, self)
         self._nested: set[asyncio.Future[None]] = set()
         self._upkeep = Upkeep(self._catalog, self.chunks_gone)
 
@@ -115,11 +117,7 @@ class Server:
         self._upkeep.start()
         self.metrics.registry.register(self._upkeep.collect)
         self.metrics.start()
-        self._loader = Loader(self.options, self._catalog, self.metrics, self)
-        if self.options.model_control_mode == "explicit":
-            loaded = await self._load_named(self.options.startup_models)
-        else:
-            loaded = await self._loader.load_all()
+        loaded = await self._model_control.start()
         self._started = True
         if not loaded:
             error = ServerError(Code.INTERNAL, "failed to load all models")
@@ -133,11 +131,12 @@ class Server:
             return True
         deadline = asyncio.get_running_loop().time() + timeout_s
         self._stopping = True
+        self._model_control.refuse()
         _log.info("Waiting for in-flight requests to complete.")
         clean = await self._drain(deadline)
         _log.info("All models are stopped, unloading models")
         left_s = max(0.1, deadline - asyncio.get_running_loop().time())
-        ended = self._loader is None or await self._loader.stop_all(left_s)
+        ended = await self._model_control.stop(left_s)
         self._upkeep.stop()
         self.metrics.stop()
         await self.warm_parent.stop()
@@ -163,23 +162,6 @@ class Server:
                 task.cancel()
         return True
 
-    async def _load_named(self, names: tuple[str, ...]) -> bool:
-        """Load the start-up models of explicit mode; ``*`` alone means all."""
-        assert self._loader is not None
-        if "*" in names:
-            if len(names) > 1:
-                raise ServerError(
-                    Code.INVALID_ARG, "Wildcard model name '*' must be the ONLY startup model if specified at all."
-                )
-            return await self._loader.load_all()
-        outcomes = await asyncio.gather(*(self._loader.load(name) for name in names), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, ServerError):
-                _log.error(outcome.message)
-            elif outcome is not None:
-                raise outcome
-        return not any(outcomes)
-
     async def load(
         self, name: str, config: str = "", files: Mapping[str, bytes] | None = None, asker: str = ""
     ) -> None:
@@ -187,18 +169,15 @@ class Server:
 
         ``asker`` is the model that asks, where it is itself being loaded.
         """
-        await self._controlled().load(name, config, files, asker)
+        await self._model_control.load(name, config, files, asker)
 
     async def unload(self, name: str, asker: str = "") -> None:
         """Begin to unload a model. Raises ServerError only where the mode does not allow it."""
-        await self._controlled().unload(name, asker)
+        await self._model_control.unload(name, asker)
 
-    def _controlled(self) -> Loader:
-        if not self._started or self._stopping or self._loader is None:
-            raise ServerError(Code.UNAVAILABLE, "Server not ready")
-        if self.options.model_control_mode != "explicit":
-            raise ServerError(Code.UNAVAILABLE, "explicit model load / unload is not allowed if polling is enabled")
-        return self._loader
+    async def poll(self) -> None:
+        """Look for changes of the repositories now. Raises ServerError where the control mode is not ``poll``."""
+        await self._model_control.poll()
 
     # -- what frontends ask
 
@@ -270,19 +249,9 @@ class Server:
                     raise ServerError(Code.INVALID_ARG, f"requested model version is not available for model '{name}'")
         return [model.statistics.as_dict(model.name, model.version) for model in models]
 
-    def index(self, ready: bool = False) -> list[dict[str, Any]]:
-        """The repository index: name, version, state and reason of every model version.
-
-        In explicit mode also the names of models in the repositories that nobody asked to load.
-        """
-        rows = self._catalog.index(ready)
-        if ready or self._loader is None or self.options.model_control_mode != "explicit":
-            return rows
-        known = {row["name"] for row in rows}
-        for name, count in self._loader.names().items():
-            if name not in known:
-                rows.append({"name": name} if count == 1 else {"name": name, **NOT_UNIQUE})
-        return sorted(rows, key=lambda row: str(row["name"]))
+    async def index(self, ready: bool = False) -> list[dict[str, Any]]:
+        """The repository index: name, version, state and reason of every model version, or of those that are ready."""
+        return await self._model_control.index(ready)
 
     def models(self) -> list[Model]:
         """Every model that has instances."""

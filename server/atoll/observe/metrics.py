@@ -43,11 +43,14 @@ class ModelSeries:
         statistics: ModelStatistics,
         pending: Callable[[], int],
         tags: Mapping[str, str],
+        namespace: str,
     ) -> None:
-        self.key = (name, version)
+        self.key = (namespace, name, version)
         self.statistics = statistics
         self.pending = pending
         self.names = labels = {"model": name, "version": str(version)}
+        if namespace:
+            labels["namespace"] = namespace
         labels.update((f"_{key}", value) for key, value in tags.items())
         self.labels = label_text(labels)
         self.reason_labels = tuple(label_text({**labels, "reason": reason.name}) for reason in Failure)
@@ -59,7 +62,7 @@ class Metrics:
     def __init__(self, options: MetricsOptions | None = None, extra: Iterable[Collector] = ()) -> None:
         self.registry = Registry()
         self._options = options or MetricsOptions()
-        self._models: dict[tuple[str, int], ModelSeries] = {}
+        self._models: dict[tuple[str, str, int], ModelSeries] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._cpu: tuple[float, int, int] = (0.0, 0, 0)
         self.registry.register(self._collect_models)
@@ -81,19 +84,21 @@ class Metrics:
         pending: Callable[[], int],
         tags: Mapping[str, str] | None = None,
         *,
+        namespace: str = "",
         decoupled: bool = False,
         buckets: Mapping[str, Sequence[float]] | None = None,
     ) -> ModelSeries:
         """Show a version from now on.
 
         ``pending`` tells how many of its requests wait for an execution; ``tags`` are the ``metric_tags`` of its
-        configuration, ``buckets`` its ``model_metrics``.
+        configuration, ``buckets`` its ``model_metrics``. ``namespace`` is where the model lies, if its name alone does
+        not tell it from others.
         """
         if self._options.distributions:
             statistics.distributions = Distributions(
                 self._options.distributions, decoupled=decoupled, buckets=buckets or {}
             )
-        series = ModelSeries(name, version, statistics, pending, tags or {})
+        series = ModelSeries(name, version, statistics, pending, tags or {}, namespace)
         self._models[series.key] = series
         return series
 

@@ -131,7 +131,7 @@ class TwinServer:
             if name in ("", model)
         ]
 
-    def index(self, ready: bool = False) -> list[dict[str, Any]]:
+    async def index(self, ready: bool = False) -> list[dict[str, Any]]:
         entries = [{"name": name, "version": "1", "state": "READY"} for name in sorted(self.models)]
         return entries if ready else [*entries, {"name": "never"}]
 

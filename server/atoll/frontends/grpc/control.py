@@ -71,7 +71,7 @@ async def _model_statistics(server: Server, request: Any) -> Any:
 
 async def _repository_index(server: Server, request: Any) -> Any:
     _refuse_repository_name(request)
-    return json_format.ParseDict({"models": server.index(request.ready)}, messages.RepositoryIndexResponse())
+    return json_format.ParseDict({"models": await server.index(request.ready)}, messages.RepositoryIndexResponse())
 
 
 async def _model_load(server: Server, request: Any) -> Any:

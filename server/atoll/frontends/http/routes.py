@@ -75,7 +75,7 @@ def _statistics(server: Server, route: Route, body: bytes) -> Answer:
     return _json({"model_stats": server.statistics(route.model, route.version)})
 
 
-def _index(server: Server, route: Route, body: bytes) -> Answer:
+async def _index(server: Server, route: Route, body: bytes) -> Answer:
     ready: Any = False
     if body:
         document = read_json(body)
@@ -83,7 +83,7 @@ def _index(server: Server, route: Route, body: bytes) -> Answer:
             ready = document.get("ready", False)
     if type(ready) is not bool:
         raise ServerError(Code.INVALID_ARG, "Invalid value for 'ready': expected a boolean")
-    return _json(server.index(ready))
+    return _json(await server.index(ready))
 
 
 async def _load(server: Server, route: Route, body: bytes) -> Answer:
