@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["Reply", "Wire", "frame"]
 
-_TYPES = {"application/json": "J", "text/plain": "T", "application/octet-stream": "O"}
+_TYPES = {
+    "application/json": "J",
+    "text/plain": "T",
+    "application/octet-stream": "O",
+    "text/event-stream; charset=utf-8": "S",
+}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One response as it came."""
+    """One response as it came. The body of a chunked one is that of all chunks, which ``chunks`` has one by one."""
 
     version: str
     status: int
     reason: str
     headers: dict[str, str]
     body: bytes
+    chunks: tuple[bytes, ...] = ()
 
     @property
     def letter(self) -> str:
@@ -78,12 +84,31 @@ class Wire:
 
     def receive(self) -> Reply:
         """The next response."""
+        reply = self.receive_head()
+        if reply.headers.get("Transfer-Encoding") == "chunked":
+            chunks = tuple(iter(self.receive_chunk, b""))
+            return replace(reply, body=b"".join(chunks), chunks=chunks)
+        return replace(reply, body=self._read_exactly(int(reply.headers.get("Content-Length", 0))))
+
+    def receive_chunk(self) -> bytes:
+        """The next chunk of a body; the last one is empty."""
+        chunk = self._read_exactly(int(self._read_until(b"\r\n"), 16))
+        assert self._read_exactly(2) == b"\r\n"
+        return chunk
+
+    def receive_head(self) -> Reply:
+        """The next response, without its body."""
         head = self._read_until(b"\r\n\r\n").decode("latin-1")
         status_line, *lines = head[:-4].split("\r\n")
         version, status, reason = status_line.split(" ", 2)
         headers = dict(line.split(": ", 1) for line in lines)
-        body = self._read_exactly(int(headers.get("Content-Length", 0)))
-        return Reply(version.removeprefix("HTTP/"), int(status), reason, headers, body)
+        return Reply(version.removeprefix("HTTP/"), int(status), reason, headers, b"")
+
+    def read_to_the_end(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        while data := self.socket.recv(65536):
+            self._received += data
+        return self._received
 
     def is_closed(self) -> bool:
         """Whether the server ends the connection without another byte (waits for it to do something)."""

@@ -59,6 +59,15 @@ def write_repository(folder: Path) -> None:
     _write(folder, "hold", "gate", [("INPUT0", "BYTES", [1])])
     _write(folder, "hold_large", "gate", [("INPUT0", "BYTES", [1]), ("INPUT1", "UINT8", [-1])])
     _write(folder, "join", "gate", [("INPUT0", "BYTES", [1])], max_batch_size=8, more="dynamic_batching {}")
+    given = [("text_input", "BYTES", [1]), ("REPEAT", "INT32", [1]), ("VEC", "FP32", [2, -1])]
+    made = [("text_output", "BYTES", [-1]), ("NUMBERS", "FP32", [1, -1]), ("ONE", "INT32", [1, 1, 1])]
+    made += [("NONE", "INT32", [-1]), ("HALF", "FP16", [1])]
+    decoupled = "model_transaction_policy { decoupled: true }"
+    for name, more in (("gen", ""), ("gend", decoupled)):
+        _write(folder, name, "gen", given, outputs=made, optional=("REPEAT", "VEC"), more=more)
+    odd = [("id", "BYTES", [1]), ("parameters", "INT32", [1]), ("DEEP", "FP64", [-1, 2, -1]), ("HALF", "FP16", [1])]
+    _write(folder, "gen_odd", "facts", odd, outputs=facts, optional=[name for name, _, _ in odd])
+    _write(folder, "gen_batch", "identity", [("INPUT0", "INT32", [2])], max_batch_size=3)
     _write(folder, "reshaped", "facts", [("INPUT0", "FP32", [4])], outputs=facts, max_batch_size=4, reshape=[2, 2])
     _write(folder, "reshaped_both", "pass_on", [("TENSOR", "FP32", [4])], max_batch_size=4, reshape=[2, 2])
 

@@ -274,7 +274,6 @@ def test_index_options(wire: Wire, body: bytes, status: int, error: str | None) 
     "target",
     [
         "/v2/systemsharedmemory/region/r/register",
-        f"{MODEL}/generate",
     ],
 )
 def test_what_this_version_lacks_says_so(wire: Wire, target: str) -> None:

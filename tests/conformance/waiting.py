@@ -23,8 +23,8 @@ class Gate:
         self.path = str(path)
         self._server = server
 
-    def wait_for_arrival(self) -> None:
-        self._server.wait_for_log(rf"waiting at {re.escape(self.path)}\b")
+    def wait_for_arrival(self, times: int = 1) -> None:
+        self._server.wait_for_log(rf"waiting at {re.escape(self.path)}\b", times=times)
 
     def open(self) -> None:
         with open(self.path, "wb"):

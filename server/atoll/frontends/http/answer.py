@@ -8,11 +8,23 @@ import orjson
 
 from atoll.errors import HTTP_STATUS, ServerError
 
-__all__ = ["JSON", "OCTET_STREAM", "OK", "TEXT", "Answer", "CLOSING", "error_answer", "error_body", "response_opening"]
+__all__ = [
+    "CLOSING",
+    "EVENT_STREAM",
+    "JSON",
+    "OCTET_STREAM",
+    "OK",
+    "TEXT",
+    "Answer",
+    "error_answer",
+    "error_body",
+    "response_opening",
+]
 
 JSON = b"application/json"
 TEXT = b"text/plain"
 OCTET_STREAM = b"application/octet-stream"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 CLOSING = b"Connection: close\r\n\r\n"
 """The end of the head of a connection's last response."""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from atoll_ipc.memory import Block, Slice
 
-from atoll.errors import Code, ServerError
 from atoll.frontends.http.compression import inflated_too_large
 from atoll.frontends.http.head import Head
-from atoll.frontends.http.routes import Route
+from atoll.frontends.http.plan import too_large
+from atoll.frontends.http.routes import Route, Task
 from atoll.inference import TensorData
 
 if TYPE_CHECKING:
@@ -61,15 +61,12 @@ class IncomingBody:
 def make_room(server: Server, route: Route, head: Head, max_input_nbytes: int) -> IncomingBody:
     """Raises ServerError: no such model, no memory, or more than anything but an infer request may have."""
     length = head.content_length
-    if route.answer is not None:
+    if isinstance(route.answer, Task):
+        model = server.model(route.model, route.version)
+    if route.answer is not Task.INFER:
         if length > max_input_nbytes:
-            raise ServerError(
-                Code.INVALID_ARG,
-                f"request size of {length} bytes exceeds the maximum allowed input size of {max_input_nbytes}. "
-                "Use --http-max-input-size to increase the limit.",
-            )
+            raise too_large(f"request size of {length} bytes exceeds the maximum allowed input size", max_input_nbytes)
         return IncomingBody(memoryview(bytearray(length)))
-    model = server.model(route.model, route.version)
     if head.content_encoding and length > max_input_nbytes:
         raise inflated_too_large(max_input_nbytes)
     if length <= BLOCK_NBYTES or head.content_encoding:

@@ -25,7 +25,7 @@ from atoll.frontends.http.raw_input import ServedModel, plan_raw
 from atoll.frontends.http.tensor_json import tensor_to_json
 from atoll.inference import Parameter, Request, Response, Tensor, TensorData
 
-__all__ = ["DEFAULT_MAX_INPUT_NBYTES", "InferCodec", "parse_header_length"]
+__all__ = ["DEFAULT_MAX_INPUT_NBYTES", "InferCodec", "parse_header_length", "to_json"]
 
 DEFAULT_MAX_INPUT_NBYTES = 64 << 20
 
@@ -76,7 +76,7 @@ class InferCodec:
         self._plans_after_id: dict[tuple[bytes, int], InferPlan] = {}
         # Descriptions of outputs, by name, datatype, bytes of binary data (None: as JSON) and shape.
         self._fragments: dict[tuple[object, ...], bytes] = {}
-        self._names = b'"model_name":%b,"model_version":"%d"' % (_dump(model.name), model.version)
+        self._names = b'"model_name":%b,"model_version":"%d"' % (to_json(model.name), model.version)
         self._plain_opening = b'{%b,"outputs":[' % self._names
 
     def decode(
@@ -184,15 +184,15 @@ class InferCodec:
 
     def _opening(self, request_id: str, parameters: Mapping[str, Parameter] | None) -> bytes:
         """What precedes the list of outputs."""
-        leading = b'"id":%b,' % _dump(request_id) if request_id else b""
-        trailing = b',"parameters":' + _dump(parameters) if parameters else b""
+        leading = b'"id":%b,' % to_json(request_id) if request_id else b""
+        trailing = b',"parameters":' + to_json(parameters) if parameters else b""
         return b'{%b%b%b,"outputs":[' % (leading, self._names, trailing)
 
     def _describe(self, tensor: Tensor, nbytes: int | None, key: tuple[object, ...]) -> bytes:
         """The JSON of one output; up to its elements where they follow in JSON."""
         description = b'{"name":%b,"datatype":%b,"shape":[%b],' % (
-            _dump(tensor.name),
-            _dump(tensor.datatype),
+            to_json(tensor.name),
+            to_json(tensor.datatype),
             ",".join(map(str, tensor.shape)).encode(),
         )
         fragment = description + (b'"data":' if nbytes is None else b'"parameters":{"binary_data_size":%d}}' % nbytes)
@@ -210,7 +210,7 @@ def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
     memo[key] = value
 
 
-def _dump(value: str | Mapping[str, Parameter]) -> bytes:
+def to_json(value: Parameter | Mapping[str, Parameter]) -> bytes:
     """Compact JSON; bare words for non-finite numbers, bytes that are not UTF-8 as they are."""
     try:
         text = orjson.dumps(value)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from atoll.errors import ServerError
 from atoll.frontends.http.answer import TEXT, Answer, error_body
 from atoll.frontends.http.members import invalid
+from atoll.frontends.http.plan import too_large
 
 __all__ = ["CODINGS", "IDENTITY", "UNSUPPORTED", "chosen_coding", "deflated", "inflated", "inflated_too_large"]
 
@@ -57,10 +58,7 @@ async def inflated(body: bytes | memoryview, limit_nbytes: int) -> bytes:
 
 
 def inflated_too_large(limit_nbytes: int) -> ServerError:
-    return invalid(
-        f"Decompressed data size exceeds the maximum allowed value of {limit_nbytes} bytes. Use --http-max-input-size "
-        "to increase the limit."
-    )
+    return too_large("Decompressed data size exceeds the maximum allowed value", limit_nbytes)
 
 
 def _inflate(body: bytes | memoryview, limit_nbytes: int) -> bytes:

@@ -22,9 +22,10 @@ from atoll.errors import ServerError
 from atoll.frontends.http.answer import CLOSING, JSON, Answer, error_answer, response_opening
 from atoll.frontends.http.body import BLOCK_NBYTES, IncomingBody, make_room
 from atoll.frontends.http.chunked import BadChunk, ChunkedBody
+from atoll.frontends.http.generation import Generation
 from atoll.frontends.http.head import MAX_HEAD_NBYTES, BadHead, Head
 from atoll.frontends.http.infer import Inference, Taker
-from atoll.frontends.http.routes import Route
+from atoll.frontends.http.routes import Route, Task
 
 if TYPE_CHECKING:
     from atoll.frontends.http.listener import HttpFrontend
@@ -33,6 +34,9 @@ __all__ = ["Connection"]
 
 _MAX_DISCARD_NBYTES = 1 << 30
 _JOIN_NBYTES = 64 << 10
+_MAX_UNSENT_NBYTES = 64 << 20
+"""Nothing can hold up a model that sends responses: a client that has left so much of them unread is given up."""
+_INFER = Task.INFER
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -52,6 +56,7 @@ class Connection(asyncio.BufferedProtocol):
         self._busy = False
         self._looping = False
         self._inference = Inference(frontend, self)
+        self._generation: Generation | None = None
         self._answering: asyncio.Future[None] | None = None
         self._write_paused = False
         self._closing = False
@@ -67,6 +72,8 @@ class Connection(asyncio.BufferedProtocol):
         self._frontend.connections.discard(self)
         self._body = None
         self._inference.cancel()
+        if self._generation is not None:
+            self._generation.cancel()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         body = self._body
@@ -228,12 +235,18 @@ class Connection(asyncio.BufferedProtocol):
         """A request is complete."""
         route = head.target
         if type(route) is Route:
-            if route.answer is None:
+            answer_to = route.answer
+            if answer_to is _INFER:
                 self._busy = True
                 self._inference.begin(head, route, body, take)
                 return
+            if isinstance(answer_to, Task):
+                self._busy = True
+                self._generation = Generation(self._frontend, self)
+                self._generation.begin(head, route, body)
+                return
             try:
-                answer = route.answer(self._server, route, bytes(body))
+                answer = answer_to(self._server, route, bytes(body))
             except ServerError as error:
                 answer = error_answer(error, route.content_type)
             if not isinstance(answer, Answer):
@@ -274,6 +287,36 @@ class Connection(asyncio.BufferedProtocol):
             transport.writelines([opening, *parts])
         self._done(transport, head)
 
+    def begin_chunks(self, opening: bytes) -> None:
+        """Write the head of a response whose length nobody knows yet."""
+        if self._transport is None:
+            return
+        assert self._head is not None
+        if self._head.http_1_0:
+            self._closing = True  # which knows no chunks: the connection ends with the body
+        else:
+            opening += b"Transfer-Encoding: chunked\r\n"
+        self._transport.write(opening + (CLOSING if self._closing else self._head.ending))
+
+    def send_chunk(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        assert self._head is not None
+        if transport.get_write_buffer_size() > _MAX_UNSENT_NBYTES:
+            self._abort()
+        else:
+            transport.write(data if self._head.http_1_0 else b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end_chunks(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        assert self._head is not None
+        if not self._head.http_1_0:
+            transport.write(b"0\r\n\r\n")
+        self._done(transport, self._head)
+
     def _done(self, transport: asyncio.Transport, head: Head) -> None:
         """A response was written: on to the next request, or the end."""
         self._busy = False
@@ -293,6 +336,6 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _abort(self) -> None:
-        """What came is no HTTP that can be answered."""
+        """End it without another word: what came is no HTTP that can be answered, or nobody reads."""
         if self._transport is not None:
             self._transport.abort()

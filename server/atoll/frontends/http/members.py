@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from atoll.errors import Code, ServerError
+from atoll.inference import Parameter
 
 __all__ = [
     "ARRAY",
@@ -13,6 +14,7 @@ __all__ = [
     "STRING",
     "UNSIGNED",
     "as_object",
+    "custom_parameter",
     "invalid",
     "member",
     "string_member",
@@ -65,6 +67,17 @@ def well_formed(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def custom_parameter(key: str, value: object) -> Parameter:
+    """What a parameter that means nothing here is to the model."""
+    if type(value) is int:
+        return value if -MAX_INT64 - 1 <= value <= MAX_INT64 else float(value)
+    if type(value) is str:
+        return well_formed(value)
+    if type(value) is bool or type(value) is float:
+        return value
+    raise invalid(f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'.")
 
 
 def wrong_type(key: str, expected: MemberType, action: str = "parse") -> ServerError:

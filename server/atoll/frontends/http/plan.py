@@ -21,6 +21,7 @@ from atoll.frontends.http.members import (
     MAX_INT64,
     UNSIGNED,
     as_object,
+    custom_parameter,
     invalid,
     member,
     string_member,
@@ -139,17 +140,7 @@ def _read_parameters(members: object, settings: _Settings) -> None:
             )
         else:
             key = well_formed(key)
-            settings.custom[key] = _custom_parameter(key, value)
-
-
-def _custom_parameter(key: str, value: object) -> Parameter:
-    if type(value) is int:
-        return value if -MAX_INT64 - 1 <= value <= MAX_INT64 else float(value)
-    if type(value) is str:
-        return well_formed(value)
-    if type(value) is bool or type(value) is float:
-        return value
-    raise invalid(f"parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'.")
+            settings.custom[key] = custom_parameter(key, value)
 
 
 def _read_inputs(

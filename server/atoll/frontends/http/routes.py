@@ -6,6 +6,7 @@ A path is matched whole; there is no trailing slash and no percent-decoding, as 
 from __future__ import annotations
 
 import base64
+import enum
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,21 +21,31 @@ from atoll.frontends.http.json_reader import read_json
 if TYPE_CHECKING:
     from atoll.core.server import Server
 
-__all__ = ["Restrictions", "Route", "find_target"]
+__all__ = ["Restrictions", "Route", "Task", "find_target"]
+
+
+class Task(enum.Enum):
+    """What has no answer at once: the connection begins it and is told later."""
+
+    INFER = enum.auto()
+    GENERATE = enum.auto()
+    GENERATE_STREAM = enum.auto()
 
 
 class Route(NamedTuple):
-    """Where a path leads. ``answer`` is None for infer, which the connection handles itself."""
+    """Where a path leads."""
 
     methods: tuple[bytes, ...]
     category: str
     """Of APIs, by which it can be restricted."""
     content_type: bytes
     """Of the answer to a wrong method, and of errors."""
-    answer: Callable[[Server, Route, bytes], Answer | Awaitable[Answer]] | None
+    answer: _Handler | Task
     model: str = ""
     version: str = ""
 
+
+_Handler = Callable[["Server", Route, bytes], "Answer | Awaitable[Answer]"]
 
 Restrictions = Mapping[str, tuple[bytes, bytes]]
 """By category of APIs, the name and the value of the header that a request must have."""
@@ -145,36 +156,38 @@ _GET, _POST = (b"GET",), (b"POST",)
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _TRACED = r"/v2(?:/models/(?P<model>[^/]+))?"
 
-_ROUTES: list[tuple[re.Pattern[str], Route]] = [
+_TABLE: list[tuple[str, tuple[bytes, ...], str, bytes, _Handler | Task]] = [
+    (_MODEL + "/infer", _POST, "inference", TEXT, Task.INFER),
+    (_MODEL + "/generate", _POST, "inference", JSON, Task.GENERATE),
+    (_MODEL + "/generate_stream", _POST, "inference", JSON, Task.GENERATE_STREAM),
+    ("/v2", _GET, "metadata", JSON, _server_metadata),
+    ("/v2/health/live", _GET, "health", TEXT, _live),
+    ("/v2/health/ready", _GET, "health", TEXT, _ready),
+    ("/v2/models/stats", _GET, "statistics", JSON, _statistics),
+    (_MODEL, _GET, "metadata", JSON, _model_metadata),
+    (_MODEL + "/ready", _GET, "health", TEXT, _model_ready),
+    (_MODEL + "/config", _GET, "model-config", JSON, _model_config),
+    (_MODEL + "/stats", _GET, "statistics", JSON, _statistics),
+    ("/v2/repository(?:/[^/]+)?/index", _POST, "model-repository", JSON, _index),
+    ("/v2/repository/models/(?P<model>[^/]+)/load", _POST, "model-repository", JSON, _load),
+    ("/v2/repository/models/(?P<model>[^/]+)/unload", _POST, "model-repository", JSON, _unload),
+    ("/v2/repository/[^/]+/models/[^/]+/(?:load|unload)", _POST, "model-repository", JSON, _not_in_a_repository),
+    ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", _GET, "shared-memory", JSON, _not_yet),
+    (
+        "/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)",
+        _POST,
+        "shared-memory",
+        JSON,
+        _not_yet,
+    ),
+    (_TRACED + "/trace/setting", _GET, "trace", JSON, _as_json(settings.trace_settings)),
+    (_TRACED + "/trace/setting", _POST, "trace", JSON, _as_json(settings.update_trace_settings)),
+    ("/v2/logging", _GET, "logging", JSON, _as_json(settings.log_settings)),
+    ("/v2/logging", _POST, "logging", JSON, _as_json(settings.update_log_settings)),
+]
+_ROUTES = [
     (re.compile(pattern), Route(methods, category, content_type, answer))
-    for pattern, methods, category, content_type, answer in [
-        (_MODEL + "/infer", _POST, "inference", TEXT, None),
-        ("/v2", _GET, "metadata", JSON, _server_metadata),
-        ("/v2/health/live", _GET, "health", TEXT, _live),
-        ("/v2/health/ready", _GET, "health", TEXT, _ready),
-        ("/v2/models/stats", _GET, "statistics", JSON, _statistics),
-        (_MODEL, _GET, "metadata", JSON, _model_metadata),
-        (_MODEL + "/ready", _GET, "health", TEXT, _model_ready),
-        (_MODEL + "/config", _GET, "model-config", JSON, _model_config),
-        (_MODEL + "/stats", _GET, "statistics", JSON, _statistics),
-        ("/v2/repository(?:/[^/]+)?/index", _POST, "model-repository", JSON, _index),
-        (_MODEL + "/(?:generate|generate_stream)", _POST, "inference", JSON, _not_yet),
-        ("/v2/repository/models/(?P<model>[^/]+)/load", _POST, "model-repository", JSON, _load),
-        ("/v2/repository/models/(?P<model>[^/]+)/unload", _POST, "model-repository", JSON, _unload),
-        ("/v2/repository/[^/]+/models/[^/]+/(?:load|unload)", _POST, "model-repository", JSON, _not_in_a_repository),
-        ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", _GET, "shared-memory", JSON, _not_yet),
-        (
-            "/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)",
-            _POST,
-            "shared-memory",
-            JSON,
-            _not_yet,
-        ),
-        (_TRACED + "/trace/setting", _GET, "trace", JSON, _as_json(settings.trace_settings)),
-        (_TRACED + "/trace/setting", _POST, "trace", JSON, _as_json(settings.update_trace_settings)),
-        ("/v2/logging", _GET, "logging", JSON, _as_json(settings.log_settings)),
-        ("/v2/logging", _POST, "logging", JSON, _as_json(settings.update_log_settings)),
-    ]
+    for pattern, methods, category, content_type, answer in _TABLE
 ]
 
 
