@@ -22,7 +22,13 @@ import socket
 import struct
 from typing import Any, List, Tuple
 
-import msgpack
+try:
+    import msgpack
+
+    if msgpack.version < (1, 0):
+        raise ImportError("its defaults were others")
+except ImportError:
+    from atoll_ipc import plain_msgpack as msgpack
 
 __all__ = [
     "FrameReader",
@@ -53,7 +59,7 @@ def _encode_any_text(error: UnicodeError) -> Tuple[bytes, int]:
 
 
 codecs.register_error(_ANY_TEXT, _encode_any_text)
-_packer = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors=_ANY_TEXT)
+_packer = msgpack.Packer(unicode_errors=_ANY_TEXT)
 
 
 class Kind:
