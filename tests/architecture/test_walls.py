@@ -20,12 +20,13 @@ LAYERS: dict[str, set[str]] = {
     "inference": {"errors"},
     "observe": {"errors"},
     "repository": {"errors"},
-    "instances": {"errors", "inference"},
+    "environments": {"errors"},
+    "instances": {"errors", "inference", "environments"},
     "scheduling": {*BASE, "instances"},
     "caching": BASE,
-    "core": {*BASE, "repository", "instances", "scheduling", "caching"},
+    "core": {*BASE, "repository", "environments", "instances", "scheduling", "caching"},
     "frontends": {*BASE, "core"},
-    "cli": {*BASE, "repository", "core", "frontends"},
+    "cli": {*BASE, "repository", "environments", "core", "frontends"},
 }
 # Packages of others that only some parts may know.
 PROTOCOLS = {"httptools": "frontends/http/", "grpc": "frontends/grpc/", "aiohttp": "frontends/"}

@@ -19,13 +19,15 @@ _BACKINGS = ("auto", "posix", "memfd")
 
 @dataclass(frozen=True, slots=True)
 class PythonBackendOptions:
-    """How instances get their shared memory, and how long a stub may take to answer."""
+    """How instances get their shared memory and their environments, and how long a stub may take to answer."""
 
     shm_default_byte_size: int = 64 << 20
     shm_growth_byte_size: int = 64 << 20
     stub_timeout_seconds: int = 30
     shm_region_prefix_name: str = "triton_python_backend_shm_region_"
     shm_backing: str = "auto"
+    env_cache_directory: str = ""
+    env_cache_size: int = 20 << 30
     ignored: tuple[str, ...] = ()
 
 
@@ -45,6 +47,8 @@ def python_backend_options(settings: Mapping[str, str]) -> PythonBackendOptions:
     _require(threads >= 1, "thread-pool-size can't be less than 1.")
     _require(bool(prefix), "shm-region-prefix-name must at least contain one character.")
     _require(backing in _BACKINGS, f"shm-backing must be one of {', '.join(_BACKINGS)}. Got {backing}")
+    cache_size = _number(settings, "env-cache-size", defaults.env_cache_size)
+    _require(cache_size >= 0, "env-cache-size can't be smaller than zero.")
     used = {name.replace("_", "-") for name in PythonBackendOptions.__dataclass_fields__}
     return PythonBackendOptions(
         shm_default_byte_size=default_size,
@@ -52,6 +56,8 @@ def python_backend_options(settings: Mapping[str, str]) -> PythonBackendOptions:
         stub_timeout_seconds=timeout,
         shm_region_prefix_name=prefix,
         shm_backing=backing,
+        env_cache_directory=settings.get("env-cache-directory", defaults.env_cache_directory),
+        env_cache_size=cache_size,
         ignored=tuple(name for name in settings if name not in used),
     )
 

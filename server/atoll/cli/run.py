@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import sys
+from pathlib import Path
 
 import uvloop
 from atoll_ipc.memory import ArenaSettings
@@ -21,6 +22,7 @@ from atoll.cli.wiring import (
     option_rows,
 )
 from atoll.core.server import Server, ServerOptions
+from atoll.environments.cache import default_directory
 from atoll.errors import Code, ServerError
 from atoll.observe import tables
 from atoll.observe.log import LogSettings, install, log_table, remove
@@ -84,6 +86,8 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
                 backing=python.shm_backing,
             ),
             stub_timeout_s=python.stub_timeout_seconds,
+            env_cache_directory=Path(python.env_cache_directory or default_directory()),
+            env_cache_nbytes=python.env_cache_size,
             metrics=metrics_options(options),
             log=log,
         )

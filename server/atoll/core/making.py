@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from functools import partial
+from pathlib import Path
 
 from atoll.core.instance_settings import initialize_args
 from atoll.core.model import Model, ModelHost
 from atoll.core.python_model import PythonModel
 from atoll.errors import Code, ServerError
 from atoll.instances.auto_complete import auto_complete
+from atoll.instances.warm_parent import WarmParent
 from atoll.observe.log import model_output
 from atoll.repository.backends import Backends
 from atoll.repository.changes import fingerprint
@@ -26,6 +28,7 @@ __all__ = ["ModelMaker"]
 
 _log = logging.getLogger(__name__)
 
+_ENVIRONMENT = "EXECUTION_ENV_PATH"
 _FORCE_CPU = "FORCE_CPU_ONLY_INPUT_TENSORS"
 
 
@@ -44,6 +47,7 @@ class ModelMaker:
         config, backend = self._backends.resolve(source.config)
         _check_parameters(config)
         path = source.versions[version].absolute()
+        warm_parent = await self._warm_parent(config, source.path.absolute(), path, backend)
         completed = None
         if self._asks_models and config.platform != "ensemble":
             check_stub_name(config.name)
@@ -52,13 +56,13 @@ class ModelMaker:
                 path,
                 config.default_model_filename,
                 backend,
-                self._host.warm_parent,
+                warm_parent,
                 self._host.start_timeout_s,
                 partial(model_output, f"{config.name} auto-complete"),
             )
         config = config.complete(completed)
         _check_supported(config)
-        model = PythonModel(config, version, path, source.path.absolute(), self._host, backend)
+        model = PythonModel(config, version, path, source.path.absolute(), self._host, warm_parent, backend)
         model.namespace = source.listed.namespace
         model.metadata = config.metadata(list(source.versions))
         if config.json.get("response_cache", {}).get("enable"):
@@ -68,6 +72,18 @@ class ModelMaker:
                 made_from = json.dumps([config.json, version]).encode()
                 model.answer_from(self._host.response_cache, fingerprint(source.path, made_from))
         return model
+
+    async def _warm_parent(
+        self, config: ModelConfig, model_dir: Path, version_dir: Path, backend: Path | None
+    ) -> WarmParent:
+        """What forks the model's stubs: by its execution environment, or else the one that its backend brings."""
+        value = config.parameters.get(_ENVIRONMENT, "")
+        if not value and backend is not None:
+            brought = backend.with_name(f"pb_exec_env_{backend.name}.tar.gz")
+            value = str(brought) if brought.exists() else ""
+        file = backend or version_dir / config.default_model_filename
+        interpreter = await self._host.environments.interpreter(value, model_dir, file)
+        return self._host.warm_parents.of(interpreter)
 
 
 def _check_parameters(config: ModelConfig) -> None:
@@ -85,7 +101,5 @@ def _check_supported(config: ModelConfig) -> None:
         refused.append("sequence_batching")
     elif sequences is not None:
         refused += [f"sequence_batching.{name}" for name in ("control_input", "state") if sequences[name]]
-    if "EXECUTION_ENV_PATH" in config.parameters:
-        refused.append("EXECUTION_ENV_PATH")
     if refused:
         raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")

@@ -21,10 +21,11 @@ from atoll.caching.response_cache import ResponseCache
 from atoll.core.cached_requests import CachedRequests
 from atoll.core.labels import read_labels
 from atoll.core.validation import Validator
+from atoll.environments.environments import Environments
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response, Tensor
 from atoll.instances.instance import Answer, Instance
-from atoll.instances.warm_parent import WarmParent
+from atoll.instances.warm_parents import WarmParents
 from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics
 from atoll.repository.config import ModelConfig, TensorSpec
@@ -39,7 +40,8 @@ _log = logging.getLogger(__name__)
 class ModelHost(Protocol):
     """What a model needs of the server it is part of."""
 
-    warm_parent: WarmParent
+    warm_parents: WarmParents
+    environments: Environments
     arena_settings: ArenaSettings
     start_timeout_s: float
     response_cache: ResponseCache | None

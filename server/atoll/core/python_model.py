@@ -18,6 +18,7 @@ from atoll.errors import Code, ServerError
 from atoll.inference import SEQUENCE_START, Request, Response
 from atoll.instances.exchange import Execution
 from atoll.instances.instance import Answer, Instance, State
+from atoll.instances.warm_parent import WarmParent
 from atoll.observe.log import log_from, log_verbose, model_output
 from atoll.observe.statistics import Failure, ResponseOutcome
 from atoll.repository.config import ModelConfig
@@ -38,6 +39,7 @@ class PythonModel(Model):
         version_dir: Path,
         model_dir: Path,
         host: ModelHost,
+        warm_parent: WarmParent,
         backend: Path | None = None,
     ) -> None:
         """``backend`` is the file of a Python-based backend; without it, the model has a file of its own."""
@@ -46,12 +48,13 @@ class PythonModel(Model):
         self._iterative = "sequence_batching" in config.json  # the only sequences that are served yet
         self._sequence_ids = itertools.count(1)
         self._instances = [
-            Instance(settings, host.warm_parent, self, host.take_chunk_ids)
+            Instance(settings, warm_parent, self, host.take_chunk_ids)
             for settings in instance_settings(
                 config, version, version_dir, model_dir, backend, host.arena_settings, host.start_timeout_s
             )
         ]
         self._scheduler: Scheduler = make_scheduler(config, self._instances, self)
+        self.warm_parent = warm_parent
         self._warm_up_samples = read_samples(config, model_dir)
 
     # -- life

@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from atoll_ipc.memory import Arena, ArenaSettings
@@ -19,10 +20,13 @@ from atoll.core.circular_calls import check_calls
 from atoll.core.control import ModelControl
 from atoll.core.model import Model
 from atoll.core.upkeep import Upkeep
+from atoll.environments.cache import EnvironmentCache, default_directory
+from atoll.environments.environments import Environments
+from atoll.environments.interpreter import OWN
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
 from atoll.instances.instance import Answer
-from atoll.instances.warm_parent import WarmParent
+from atoll.instances.warm_parents import WarmParents
 from atoll.observe.custom_metrics import CustomMetrics
 from atoll.observe.log import LogSettings, log_verbose
 from atoll.observe.metrics import Metrics, MetricsOptions
@@ -57,6 +61,8 @@ class ServerOptions:
     cache_directory: str = "/opt/tritonserver/caches"
     arena: ArenaSettings = field(default_factory=ArenaSettings)
     stub_timeout_s: float = 30.0
+    env_cache_directory: Path = field(default_factory=default_directory)
+    env_cache_nbytes: int = 20 << 30
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
     log: LogSettings = field(default_factory=LogSettings)
     trace: TraceOptions = field(default_factory=TraceOptions)
@@ -88,7 +94,8 @@ class Server:
         self.custom_metrics = CustomMetrics()
         self.metrics = Metrics(options.metrics, extra=[self.custom_metrics.collect])
         self.tracer = Tracer(options.trace, self.is_model_ready)
-        self.warm_parent = WarmParent()
+        self.warm_parents = WarmParents()
+        self.environments = Environments(EnvironmentCache(options.env_cache_directory, options.env_cache_nbytes))
         self.arena_settings = options.arena
         self.start_timeout_s = options.stub_timeout_s
         self.response_cache: ResponseCache | None = None
@@ -112,7 +119,7 @@ class Server:
             self.response_cache = make_cache(self.options.cache, self.options.cache_directory, self._make_arena)
             self.metrics.registry.register(self.response_cache.collect)
             self._upkeep.trims.append(self.response_cache.trim)
-        self.warm_parent.start()
+        self.warm_parents.of(OWN).start()
         self._live = True
         self._upkeep.start()
         self.metrics.registry.register(self._upkeep.collect)
@@ -139,7 +146,8 @@ class Server:
         ended = await self._model_control.stop(left_s)
         self._upkeep.stop()
         self.metrics.stop()
-        await self.warm_parent.stop()
+        await self.warm_parents.stop()
+        self.environments.close()
         if self.response_cache is not None:
             await self.response_cache.close()
         self._live = False

@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +22,25 @@ import atoll_ipc
 import atoll_stub
 
 import atoll
+from atoll.environments.interpreter import OWN, Interpreter
 
 __all__ = ["Fork", "WarmParent"]
 
 _log = logging.getLogger(__name__)
 _TITLE_ROOM = 512
 
-_BOOTSTRAP = (
-    "import sys; roots = sys.argv[4].split('\\n'); server = sys.argv[5]; "
-    "sys.path[:] = [path for path in sys.path if path != server or path in roots]; "
-    "sys.path += [root for root in roots if root not in sys.path]; "
-    "from atoll_stub.warm_parent import main; main()"
-)
+_BOOTSTRAP = """
+import os, sys
+roots, server, libraries = sys.argv[4].split("\\n"), sys.argv[5], sys.argv[6]
+sys.path[:] = [path for path in sys.path if path != server or path in roots]
+sys.path += [root for root in roots if root not in sys.path]
+if libraries:
+    os.environ["LD_LIBRARY_PATH"] = libraries
+else:
+    os.environ.pop("LD_LIBRARY_PATH", None)
+from atoll_stub.warm_parent import main
+main()
+"""
 
 
 def _root(package: str | None) -> str:
@@ -51,10 +57,14 @@ class Fork:
 
 
 class WarmParent:
-    """Forks stubs that run under ``python``."""
+    """Forks stubs that run under one interpreter.
 
-    def __init__(self, python: str = sys.executable) -> None:
-        self._python = python
+    ``roots`` are the folders where that finds the stub's packages; by default, where the server has them.
+    """
+
+    def __init__(self, interpreter: Interpreter = OWN, roots: Sequence[str] = ()) -> None:
+        self.interpreter = interpreter
+        self._roots = roots or (_root(atoll_stub.__file__), _root(atoll_ipc.__file__))
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._spawning: dict[int, asyncio.Future[Fork]] = {}
@@ -66,11 +76,20 @@ class WarmParent:
         if self._process is not None:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        roots = [_root(atoll_stub.__file__), _root(atoll_ipc.__file__)]
-        arguments = [str(theirs.fileno()), str(os.getpid()), "x" * _TITLE_ROOM, "\n".join(roots), _root(atoll.__file__)]
+        arguments = [
+            str(theirs.fileno()),
+            str(os.getpid()),
+            "x" * _TITLE_ROOM,
+            "\n".join(self._roots),
+            _root(atoll.__file__),
+            os.environ.get("LD_LIBRARY_PATH", ""),
+        ]
         with theirs:
             self._process = subprocess.Popen(
-                [self._python, "-c", _BOOTSTRAP, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [self.interpreter.python, "-c", _BOOTSTRAP, *arguments],
+                env=self.interpreter.variables(),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
             )
         ours.setblocking(False)
         self._control = ours
@@ -125,10 +144,11 @@ class WarmParent:
         process = self._process
         self._close()
         status = process.wait() if process is not None else 0
-        _log.error(f"the warm parent of {self._python} ended with status {status}; its stubs are started again")
+        python = self.interpreter.python
+        _log.error(f"the warm parent of {python} ended with status {status}; its stubs are started again")
         for waiting in self._spawning.values():
             if not waiting.done():
-                waiting.set_exception(ConnectionError(f"the warm parent of {self._python} ended with status {status}"))
+                waiting.set_exception(ConnectionError(f"the warm parent of {python} ended with status {status}"))
         for fork in self._forks.values():
             if not fork.exited.done():
                 fork.exited.set_result(9)

@@ -36,10 +36,4 @@ class Backends:
         plain_name = "/" not in config.backend and config.backend not in (".", "..")
         found = plain_name and runtime in ("", MODEL_FILENAME) and file.is_file()
         config.check_loadable((config.backend,) if found else (PYTHON,))
-        environment = folder / f"pb_exec_env_{MODEL_FILENAME}.tar.gz"
-        if environment.exists():
-            raise ServerError(
-                Code.UNSUPPORTED,
-                f"the execution environment {environment} of backend '{config.backend}' is not supported yet",
-            )
         return replace(config, json={**config.json, "runtime": MODEL_FILENAME}), file.absolute()

@@ -1,0 +1,176 @@
+"""Environments that were made, each once, on disk: unpacked archives and those installed from requirements.
+
+::
+
+    DIRECTORY/<key>.lock      held exclusively while the environment is made or removed, shared while a server uses it
+    DIRECTORY/<key>/          the environment; its content says what it is, so that two servers may share it
+    DIRECTORY/<key>.json      what it was made from, and how large it is; written last: without it the folder is nothing
+
+The key is a digest of what it is made from. The locks end with the processes that hold them, so a killed server leaves
+nothing locked, and what it left half-made is removed by who comes next. ``<key>.json`` is touched at each use: when the
+environments together grow larger than allowed, those go first that were not used for longest and that nobody uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from atoll.errors import Code, ServerError
+
+__all__ = ["CachedEnvironment", "EnvironmentCache", "default_directory"]
+
+
+def default_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atoll" / "environments"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedEnvironment:
+    """One that is complete. ``used`` is the time of its last use, in seconds since the epoch."""
+
+    key: str
+    path: Path
+    source: str
+    nbytes: int
+    used: float
+
+
+class EnvironmentCache:
+    """The environments in one directory, which several servers may share."""
+
+    def __init__(self, directory: Path, max_nbytes: int) -> None:
+        """``max_nbytes`` 0 means that nothing is ever removed to make room."""
+        self.directory = directory
+        self._max_nbytes = max_nbytes
+        self._uses: dict[str, IO[bytes]] = {}
+
+    def obtain(self, key: str, source: str, make: Callable[[Path], None]) -> Path:
+        """The environment's folder, made now where it is not there yet; it stays until :meth:`close`.
+
+        ``make`` fills an empty folder at its final place: environments know where they are. Blocks while another
+        process makes the same one. Raises ServerError.
+        """
+        path = self.directory / key
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            while True:
+                self._use(key)
+                about = self._about(key)
+                if about.exists():
+                    os.utime(about)
+                    return path
+                self._end_use(key)
+                with self._locked(key):
+                    if not about.exists():
+                        self._make(key, source, make)
+        except OSError as error:
+            place = error.filename or self.directory
+            raise ServerError(
+                Code.INVALID_ARG,
+                f"the execution environment {source} cannot be kept in {self.directory}: {error.strerror or error}: "
+                f"{place} (--backend-config=python,env-cache-directory=… names another place)",
+            ) from error
+
+    def environments(self) -> list[CachedEnvironment]:
+        """Those that are complete, the one that was used last first."""
+        found = []
+        for about in self.directory.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                content = json.loads(about.read_text())
+                path = self.directory / about.stem
+                used = about.stat().st_mtime
+                found.append(CachedEnvironment(about.stem, path, content["source"], content["nbytes"], used))
+        return sorted(found, key=lambda environment: environment.used, reverse=True)
+
+    def prune(self, max_nbytes: int) -> list[CachedEnvironment]:
+        """Remove what no server uses until at most ``max_nbytes`` are left; returns what was removed."""
+        known = self.environments()
+        total = sum(environment.nbytes for environment in known)
+        removed = []
+        for environment in reversed(known):
+            if total <= max_nbytes:
+                break
+            if self._remove(environment.key):
+                total -= environment.nbytes
+                removed.append(environment)
+        return removed
+
+    def close(self) -> None:
+        """This server uses none of them any more."""
+        for key in list(self._uses):
+            self._end_use(key)
+
+    def _make(self, key: str, source: str, make: Callable[[Path], None]) -> None:
+        path = self.directory / key
+        shutil.rmtree(path, ignore_errors=True)  # half-made, by one that was killed
+        path.mkdir()
+        try:
+            make(path)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        nbytes = _size(path)
+        draft = self.directory / f"{key}.json.{os.getpid()}"
+        draft.write_text(json.dumps({"source": source, "nbytes": nbytes}))
+        draft.rename(self._about(key))
+        if self._max_nbytes:
+            self._make_room(key)
+
+    def _make_room(self, newest: str) -> None:
+        """The newest stays, whatever its size: it is needed now."""
+        others = [environment for environment in self.environments() if environment.key != newest]
+        total = sum(environment.nbytes for environment in self.environments())
+        for environment in reversed(others):
+            if total > self._max_nbytes and self._remove(environment.key):
+                total -= environment.nbytes
+
+    def _remove(self, key: str) -> bool:
+        """False when somebody uses it."""
+        with open(self._lock_path(key), "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._about(key).unlink(missing_ok=True)
+            shutil.rmtree(self.directory / key, ignore_errors=True)
+        return True
+
+    def _about(self, key: str) -> Path:
+        return self.directory / f"{key}.json"
+
+    def _lock_path(self, key: str) -> Path:
+        """Lock files stay: to remove one that somebody waits for would let two in."""
+        return self.directory / f"{key}.lock"
+
+    @contextlib.contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        with open(self._lock_path(key), "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _use(self, key: str) -> None:
+        if key not in self._uses:
+            lock = open(self._lock_path(key), "ab")  # noqa: SIM115 - held as long as the server uses it
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            self._uses[key] = lock
+
+    def _end_use(self, key: str) -> None:
+        self._uses.pop(key).close()
+
+
+def _size(path: Path) -> int:
+    """What a folder takes on disk; hard links within it count once."""
+    seen: dict[int, int] = {}
+    for place, _, files in os.walk(path):
+        for name in files:
+            about = os.lstat(os.path.join(place, name))
+            seen[about.st_ino] = about.st_blocks * 512
+    return sum(seen.values())
