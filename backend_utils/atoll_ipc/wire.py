@@ -37,7 +37,7 @@ __all__ = [
     "MAX_FRAME_NBYTES",
     "pack",
     "receive_chunk",
-    "referred_nbytes",
+    "response_nbytes",
     "send_chunk",
 ]
 
@@ -48,6 +48,7 @@ _ANY_TEXT = "atoll.any_text"
 """Error handler of the packer: text that came from bytes becomes those bytes again, what is no text a question mark."""
 
 _LENGTH = struct.Struct("<I")
+_RESPONSE_NBYTES = 512  # what a response without tensors takes, about
 _CHUNK = struct.Struct("<QQ")
 
 
@@ -76,7 +77,7 @@ class Kind:
     CANCEL = 8  # execution id, index: the client of this request has given up
     ANSWER = 9  # call id, value, error text or None: the answer to ASK
     CHECK = 10  # check id: call is_ready(); answered by CHECKED
-    TAKEN = 11  # bytes, [freed block]: so much of what RESPONSE messages refer to was taken in since the last TAKEN
+    TAKEN = 11  # [[execution id, index, bytes]], [freed block]: so much of what RESPONSE brought was read meanwhile
 
     # stub to supervisor
     LOADED = 32  # error text or None, {what the supervisor should know of the model}
@@ -86,10 +87,11 @@ class Kind:
     RELEASE = 36  # [released block]: [chunk id, block start] of others', no longer read by this stub
     GONE = 37  # [chunk id]: own chunks given back
     RESPONSE = 38  # execution id, index, response or None, final, [released block], output ns: from a response sender
-    CANCEL_CALL = 39  # call id: nobody wants the rest of what INFER asked for
+    CANCEL_CALL = 39  # call id, dropped: nobody wants the rest of what INFER asked for; if dropped, nor will read it
     LOG = 40  # level, "file:line", text
     ASK = 41  # call id, topic, [argument]: metrics and model control; call id 0 wants no answer
     CHECKED = 42  # check id, True or False or error text
+    READ = 43  # call id, bytes: so much of what REPLY brought was read meanwhile
 
 
 # A request in EXECUTE: [id, correlation id, flags, timeout us, parameters or None, requested outputs, [tensor]].
@@ -98,9 +100,9 @@ class Kind:
 # was not given: the request is answered by RESPONSE messages, before or after RESULT.
 
 
-def referred_nbytes(tensors: List[List[Any]]) -> int:
-    """How many bytes of shared memory the tensors of a message refer to."""
-    return sum(data[4] for _, _, _, data in tensors if type(data) is not bytes)
+def response_nbytes(tensors: List[List[Any]]) -> int:
+    """What a response with these tensors counts for where unread ones are held back: both sides must agree."""
+    return _RESPONSE_NBYTES + sum(len(data) if type(data) is bytes else data[4] for _, _, _, data in tensors)
 
 
 def pack(message: List[Any]) -> bytes:

@@ -40,7 +40,18 @@ class ReplyHost(Protocol):
 class Reply:
     """How far one request is answered: ``count`` responses were sent, ``closed`` when no more may be."""
 
-    __slots__ = ("__weakref__", "_sending", "cancelled", "closed", "count", "host", "key", "requested")
+    __slots__ = (
+        "__weakref__",
+        "_sending",
+        "cancelled",
+        "closed",
+        "count",
+        "host",
+        "key",
+        "requested",
+        "sent_nbytes",
+        "taken_nbytes",
+    )
 
     def __init__(self, host: ReplyHost, key: Tuple[int, int], requested: Sequence[str]) -> None:
         self.host = host
@@ -49,6 +60,8 @@ class Reply:
         self.count = 0
         self.closed = False
         self.cancelled = False
+        self.sent_nbytes = 0  # the host's account: what was sent,
+        self.taken_nbytes = 0  # and what of it was read
         self._sending = threading.RLock()  # held to the end of a send: nothing may come after the final response
         host.opened(self)
 

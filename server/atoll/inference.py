@@ -146,10 +146,21 @@ class Request:
 class Response:
     """One response to a request: outputs in the order the model gave them, or an error.
 
-    A response with neither outputs nor an error may carry only the final flag (``empty``).
+    A response with neither outputs nor an error may carry only the final flag (``empty``). Who makes a response wait
+    for its reader keeps its ``receipt`` until then: it holds back whoever sends the next one.
     """
 
-    __slots__ = ("empty", "error", "final", "model_name", "model_version", "outputs", "parameters", "request")
+    __slots__ = (
+        "empty",
+        "error",
+        "final",
+        "model_name",
+        "model_version",
+        "outputs",
+        "parameters",
+        "receipt",
+        "request",
+    )
 
     def __init__(
         self,
@@ -170,3 +181,4 @@ class Response:
         self.error = error
         self.final = final
         self.empty = empty
+        self.receipt: object = None

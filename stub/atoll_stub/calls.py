@@ -4,7 +4,7 @@ import threading
 from typing import Any, List, Optional, Union
 
 from atoll_ipc.memory import OutOfSharedMemory
-from atoll_ipc.wire import Kind
+from atoll_ipc.wire import Kind, response_nbytes
 from triton_python_backend_utils import InferenceRequest, InferenceResponse, TritonModelException
 
 from atoll_stub.channel import Call, Channel
@@ -12,6 +12,8 @@ from atoll_stub.side_door import Line, copy_foreign
 from atoll_stub.tensors import describe, open_response, refusal
 
 __all__ = ["Caller"]
+
+_READ_STEP_NBYTES = 4 << 20  # so often the supervisor is told what was read
 
 
 class Caller:
@@ -92,6 +94,7 @@ class _Stream:
         self._call: Optional[Call] = None if isinstance(call, InferenceResponse) else call
         self._refused: Optional[InferenceResponse] = call if isinstance(call, InferenceResponse) else None
         self._cancelled = False
+        self._read_nbytes = 0  # which the supervisor was not told of
 
     def next(self) -> Optional[InferenceResponse]:
         if self._call is None:
@@ -101,14 +104,19 @@ class _Stream:
         if final:
             self._call.close()
             self._call = None
+        elif response is not None:
+            self._read_nbytes += response_nbytes(response[0])
+            if self._read_nbytes >= _READ_STEP_NBYTES:
+                self._channel.send([Kind.READ, self._call.id, self._read_nbytes])
+                self._read_nbytes = 0
         return open_response(self._channel.store, response)
 
     def cancel(self) -> None:
         if self._call is not None and not self._cancelled:
             self._cancelled = True
-            self._channel.post([Kind.CANCEL_CALL, self._call.id])
+            self._channel.post([Kind.CANCEL_CALL, self._call.id, False])
 
     def __del__(self) -> None:
         if self._call is not None:
-            self.cancel()
+            self._channel.post([Kind.CANCEL_CALL, self._call.id, True])
             self._call.close()

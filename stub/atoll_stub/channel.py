@@ -17,7 +17,7 @@ from triton_python_backend_utils import TritonModelException
 
 from atoll_stub.memory import Store
 
-__all__ = ["Call", "Channel", "Flow"]
+__all__ = ["Call", "Channel"]
 
 _READ_NBYTES = 65536  # below malloc's mmap threshold: a larger buffer costs two system calls and its page faults
 
@@ -27,25 +27,7 @@ _READ_NBYTES = 65536  # below malloc's mmap threshold: a larger buffer costs two
 _POLL_NS = 200_000 if len(os.sched_getaffinity(0)) > 1 else 0
 _QUICK_NS = 2 * _POLL_NS
 
-_MOST_AHEAD_NBYTES = 64 << 20
-
 Message = List[Any]
-
-
-class Flow:
-    """How far the responses that were sent are ahead of those taken in: true while there is room for more.
-
-    Counted are the bytes of shared memory that they refer to; the others are held back by the socket's own buffer.
-    """
-
-    __slots__ = ("sent_nbytes", "taken_nbytes")
-
-    def __init__(self) -> None:
-        self.sent_nbytes = 0
-        self.taken_nbytes = 0
-
-    def __bool__(self) -> bool:
-        return self.sent_nbytes - self.taken_nbytes <= _MOST_AHEAD_NBYTES
 
 
 class Channel:
@@ -65,10 +47,10 @@ class Channel:
         self._commands: Deque[Message] = collections.deque()
         self._checks: Deque[Message] = collections.deque()
         self._calls: Dict[int, Deque[Message]] = {}
-        self.flow = Flow()
         self._posted: Deque[Message] = collections.deque()
         self._packing = False
         self.on_cancel: Callable[[Tuple[int, int]], Any] = lambda key: None
+        self.on_taken: Callable[[Tuple[int, int], int], Any] = lambda key, nbytes: None
         self._call_ids = itertools.count(1)
 
     def send(self, message: Message) -> None:
@@ -159,10 +141,10 @@ class Channel:
                     self._sort(message)
                 self._turn.notify_all()
 
-    def wait_for_room(self) -> None:
-        """Wait until the supervisor has taken in enough of what was sent."""
+    def wait_until(self, holds: object) -> None:
+        """Wait until what arrives makes this true."""
         with self._turn:
-            self._take_turns(self.flow)
+            self._take_turns(holds)
 
     def _wait(self, mine: Deque[Message]) -> Message:
         with self._turn:
@@ -235,7 +217,8 @@ class Channel:
         elif kind == Kind.CHECK:
             self._checks.append(message)
         elif kind == Kind.TAKEN:
-            self.flow.taken_nbytes += message[1]
+            for execution_id, index, nbytes in message[1]:
+                self.on_taken((execution_id, index), nbytes)
             self.store.returned(message[2])
         elif kind == Kind.FREE:
             self.store.returned(message[1])

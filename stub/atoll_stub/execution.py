@@ -8,7 +8,7 @@ import weakref
 from typing import Any, List, Optional, Set, Tuple
 
 from atoll_ipc.memory import OutOfSharedMemory
-from atoll_ipc.wire import Kind, referred_nbytes
+from atoll_ipc.wire import Kind, response_nbytes
 from triton_python_backend_utils import InferenceRequest, InferenceResponse, TritonError, TritonModelException
 from triton_python_backend_utils._model import Model, WrongReturn, check_returned
 from triton_python_backend_utils._request import RELEASE_RESCHEDULE
@@ -23,6 +23,7 @@ __all__ = ["Executor"]
 
 _now = time.monotonic_ns
 _ERROR = 2
+_MOST_UNREAD_NBYTES = 64 << 20
 
 Key = Tuple[int, int]
 
@@ -42,6 +43,7 @@ class Executor:
         self._replies: weakref.WeakValueDictionary[Key, Reply] = weakref.WeakValueDictionary()
         self._cancelled: Set[Key] = set()  # requests whose execution has not ended
         channel.on_cancel = self._on_cancel
+        channel.on_taken = self._on_taken
 
     def execute(self, execution_id: int, wire_requests: List[List[Any]]) -> None:
         """Run a batch and answer it with RESULT or FAILED."""
@@ -139,15 +141,15 @@ class Executor:
 
     def respond(self, reply: Reply, response: Optional[InferenceResponse], final: bool) -> None:
         channel = self._channel
-        if not channel.flow:
-            channel.wait_for_room()
+        if reply.sent_nbytes - reply.taken_nbytes > _MOST_UNREAD_NBYTES:
+            channel.wait_until(_Room(reply))
         try:
             with channel.sending:
                 began = _now()
                 result = None if response is None else describe_response(self._store, response, reply.requested)
                 output_ns = _now() - began
                 if result is not None:
-                    channel.flow.sent_nbytes += referred_nbytes(result[0])
+                    reply.sent_nbytes += response_nbytes(result[0])
                 channel.send([Kind.RESPONSE, *reply.key, result, final, self._store.take_released(), output_ns])
         except OutOfSharedMemory as error:
             if final or not self.decoupled:  # there will be no other response
@@ -178,6 +180,24 @@ class Executor:
         reply = self._replies.get(key)
         if reply is not None:
             reply.cancelled = True
+
+    def _on_taken(self, key: Key, nbytes: int) -> None:
+        """Called in whichever thread reads: so much more of what was sent was read."""
+        reply = self._replies.get(key)
+        if reply is not None:
+            reply.taken_nbytes += nbytes
+
+
+class _Room:
+    """True while what was sent to a request is not too far ahead of what was read."""
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def __bool__(self) -> bool:
+        return self._reply.sent_nbytes - self._reply.taken_nbytes <= _MOST_UNREAD_NBYTES
 
 
 def _failure(text: str) -> List[Any]:

@@ -12,6 +12,7 @@ from atoll.instances.calls import Answer, Calls
 from atoll.instances.channel import Channel
 from atoll.instances.exchange import Execution
 from atoll.instances.instance import Instance
+from atoll.instances.receipts import Receipt, Receipts
 from atoll_ipc.wire import Kind
 from channel_twin import FREED, ChannelTwin
 
@@ -97,8 +98,52 @@ def test_a_stream_ends_with_its_final_answer(on: Setup) -> None:
     for final in (False, False, True):
         answer(request, final=final)
     assert [message[4] for message in on.channel.sent] == [False, False, True]
-    on.on_message(Kind.CANCEL_CALL, 1)
+    on.on_message(Kind.CANCEL_CALL, 1, False)
     assert on.cancelled == []  # there is nothing left to cancel
+
+
+class ReceiptsTwin(Receipts):
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def taken(self, key: tuple[int, int], nbytes: int) -> None:
+        self.read.append(nbytes)
+
+
+def stream(request: Request, receipts: Receipts, *sizes: int) -> None:
+    """Responses that more will follow."""
+    for nbytes in sizes:
+        response = Response(request, 2, [], final=False)
+        response.receipt = Receipt(receipts, (1, 0), nbytes)
+        request.respond(response)
+
+
+def test_responses_count_as_read_when_the_caller_says_so(on: Setup) -> None:
+    receipts = ReceiptsTwin()
+    stream(on.infer(1, streaming=True), receipts, 10, 20, 30)
+    assert receipts.read == []
+    on.on_message(Kind.READ, 1, 30)
+    assert receipts.read == [10, 20]
+    on.on_message(Kind.READ, 7, 30)  # of a call that has ended
+    assert receipts.read == [10, 20]
+
+
+@pytest.mark.parametrize("end", ["dropped", "final", "gone"])
+def test_nothing_is_held_back_for_a_caller_that_reads_no_more(on: Setup, end: str) -> None:
+    receipts = ReceiptsTwin()
+    request = on.infer(1, streaming=True)
+    stream(request, receipts, 10, 20)
+    on.on_message(Kind.CANCEL_CALL, 1, False)  # it reads on
+    assert receipts.read == []
+    if end == "dropped":
+        on.on_message(Kind.CANCEL_CALL, 1, True)
+    elif end == "final":
+        answer(request)
+    else:
+        on.calls.end()
+    assert receipts.read == [10, 20]
+    stream(request, receipts, 30)
+    assert receipts.read == [10, 20, 30]
 
 
 def test_an_error_is_an_answer(on: Setup) -> None:
@@ -118,8 +163,8 @@ def test_a_call_that_is_refused_is_answered_at_once(on: Setup) -> None:
 
 def test_what_nobody_waits_for_is_cancelled(on: Setup) -> None:
     first, second = on.infer(1), on.infer(2)
-    on.on_message(Kind.CANCEL_CALL, 2)
-    on.on_message(Kind.CANCEL_CALL, 99)
+    on.on_message(Kind.CANCEL_CALL, 2, False)
+    on.on_message(Kind.CANCEL_CALL, 99, True)
     assert on.cancelled == [second]
     on.calls.end()
     assert on.cancelled == [second, first, second]

@@ -5,6 +5,7 @@ No stub, no socket: the messages of the stub are made here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from atoll.instances.channel import Channel
 from atoll.instances.exchange import Exchange, Execution
 from atoll.instances.instance import Instance
 from atoll_ipc.wire import Kind
-from channel_twin import ChannelTwin
+from channel_twin import FREED, ChannelTwin
 
 TIMES = [1000, 8000, 2000]
 ANSWER: list[Any] = [[["OUT", 2, [1], b"x"]], None, {"n": 1}]
@@ -32,7 +33,8 @@ class Setup:
         self.heard: list[tuple[Any, ...]] = []
         self.responses: list[Response] = []
         self.exchange = Exchange(cast(Instance, InstanceTwin()), self, version=3)
-        self.exchange.attach(cast(Channel, self.channel))
+        self.soon: list[Callable[[], None]] = []
+        self.exchange.attach(cast(Channel, self.channel), self.soon.append)
 
     def executed(
         self, instance: Instance, execution: Execution, responses: list[Response], times_ns: tuple[int, int, int]
@@ -203,6 +205,39 @@ def test_a_stream_may_begin_before_the_result_and_end_after_it(on: Setup) -> Non
     assert on.exchange.open_count == 0
 
 
+MIB = 1 << 20
+
+
+def test_a_stub_is_told_in_steps_what_was_read_of_its_streams(on: Setup) -> None:
+    on.execute("ab")
+    large: list[Any] = [[["OUT", 2, [3 * MIB], [0, 0, 3 * MIB, 0, 3 * MIB]]], None, None]
+    on.channel.sent.clear()
+    for index in (0, 1, 0, 1):
+        on.response(1, index, large, final=False)
+    assert on.soon == []  # the responses are kept, as by a slow reader
+    del on.responses[:3]
+    assert on.channel.sent == []  # finalizers send nothing themselves
+    (tell,) = on.soon
+    tell()
+    counted = 3 * MIB + 512
+    assert on.channel.sent == [[Kind.TAKEN, [[1, 0, 2 * counted], [1, 1, counted]], FREED]]
+    on.responses.clear()
+    assert len(on.soon) == 1  # not enough for another step
+
+
+def test_the_last_response_of_a_request_holds_nobody_back(on: Setup) -> None:
+    on.execute("a")
+    on.response(1, 0, ANSWER, final=False)
+    on.response(1, 0, ANSWER)
+    assert [response.receipt is None for response in on.responses] == [False, True]
+
+
+def test_a_response_that_nobody_waits_for_counts_as_read_at_once(on: Setup) -> None:
+    for _ in range(5 * MIB // 512):
+        on.response(9, 0, [[], None, None], final=False)
+    assert len(on.soon) == 1
+
+
 def test_responses_find_their_request_among_several_executions(on: Setup) -> None:
     for ids in ("ab", "cd"):
         on.execute(ids)
@@ -301,6 +336,6 @@ def test_the_next_stub_is_given_other_numbers(on: Setup) -> None:
     on.execute("a")
     on.exchange.end(ServerError(Code.INTERNAL, "gone"))
     channel = ChannelTwin()
-    on.exchange.attach(cast(Channel, channel))
+    on.exchange.attach(cast(Channel, channel), on.soon.append)
     on.execute("b")
     assert channel.sent[0][1] == 2

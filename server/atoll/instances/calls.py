@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +12,7 @@ from atoll_ipc.wire import Kind
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
 from atoll.instances.channel import Channel
+from atoll.instances.receipts import Receipt
 
 if TYPE_CHECKING:
     from atoll.instances.exchange import Execution
@@ -47,6 +49,7 @@ class Calls:
         self._owner = owner
         self._requests: dict[int, Request] = {}
         self._blocking: dict[int, Execution] = {}  # the calls that hold up an execution
+        self._unread: dict[int, deque[Receipt]] = {}  # of the calls with a stream of responses
 
     def on_message(self, message: list[Any], channel: Channel) -> None:
         """Raises ValueError for a kind that does not belong here."""
@@ -55,6 +58,8 @@ class Calls:
             self._on_infer(message, channel)
         elif kind == Kind.RELEASE:
             channel.release(message[1])
+        elif kind == Kind.READ:
+            self._on_read(message)
         elif kind == Kind.CANCEL_CALL:
             self._on_cancel(message)
         elif kind == Kind.LOG:
@@ -98,6 +103,8 @@ class Calls:
             request.callers = (self._instance.name, *executions[0].requests[0].callers)
             self._blocking[call_id] = executions[0]
         self._requests[call_id] = request
+        if streaming:
+            self._unread[call_id] = deque()
         try:
             self._owner.infer_for(self._instance, request, streaming=streaming)
         except ServerError as error:
@@ -105,8 +112,17 @@ class Calls:
             refusal = Response(request, -1, [], error=ServerError(Code.INTERNAL, text))
             self._reply(channel, call_id, refusal)
 
+    def _on_read(self, message: list[Any]) -> None:
+        _, call_id, nbytes = message
+        unread = self._unread.get(call_id)
+        while unread and nbytes > 0:
+            nbytes -= unread.popleft().nbytes
+
     def _on_cancel(self, message: list[Any]) -> None:
-        request = self._requests.get(message[1])
+        _, call_id, dropped = message
+        if dropped:
+            self._unread.pop(call_id, None)
+        request = self._requests.get(call_id)
         if request is not None:
             self._owner.cancel_for(self._instance, request)
 
@@ -120,6 +136,7 @@ class Calls:
         """The process is gone: nobody waits any more."""
         requests, self._requests = list(self._requests.values()), {}
         self._blocking.clear()
+        self._unread.clear()
         for request in requests:
             self._owner.cancel_for(self._instance, request)
 
@@ -136,6 +153,9 @@ class Calls:
         if response.final:
             self._requests.pop(call_id, None)
             self._blocking.pop(call_id, None)
+            self._unread.pop(call_id, None)
+        elif isinstance(response.receipt, Receipt) and call_id in self._unread:
+            self._unread[call_id].append(response.receipt)
         failure = response.error
         answer = None
         if not response.empty:

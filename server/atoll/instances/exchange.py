@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import collections
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from atoll_ipc.wire import Kind, referred_nbytes
+from atoll_ipc.wire import Kind, response_nbytes
 
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
 from atoll.instances.channel import Channel
+from atoll.instances.receipts import Receipt, Receipts
 
 if TYPE_CHECKING:
     from atoll.instances.instance import Instance
 
 __all__ = ["Exchange", "Execution", "RequestOwner"]
-
-_TAKEN_STEP_NBYTES = 4 << 20  # a stub is told this often what was taken in; it may be ahead by much more
 
 Key = tuple[int, int]
 
@@ -71,12 +71,12 @@ class Exchange:
         self._open: dict[Key, Request] = {}
         self._next_id = 0
         self._channel: Channel | None = None
-        self._taken_nbytes = 0  # which the stub was not told of
+        self._receipts: Receipts | None = None
 
-    def attach(self, channel: Channel) -> None:
-        """A new stub is there to talk to."""
+    def attach(self, channel: Channel, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        """A new stub is there to talk to. ``call_soon`` is the event loop's."""
         self._channel = channel
-        self._taken_nbytes = 0
+        self._receipts = Receipts(channel, call_soon)
 
     @property
     def open_count(self) -> int:
@@ -185,15 +185,14 @@ class Exchange:
         elif result is not None:
             channel.tensors(result[0])  # of a request that failed meanwhile; its blocks are given back at once
         channel.release(released)
+        receipt = None
+        if not final and result is not None:
+            assert self._receipts is not None
+            receipt = Receipt(self._receipts, (execution_id, index), response_nbytes(result[0]))
         if response is not None:
             assert request is not None
+            response.receipt = receipt
             self._owner.responded(self._instance, request, response, output_ns)
-        if result is not None:
-            self._taken_nbytes += referred_nbytes(result[0])
-            if self._taken_nbytes >= _TAKEN_STEP_NBYTES:
-                response = None  # where that was the last reference, its blocks are free now
-                channel.send([Kind.TAKEN, self._taken_nbytes, channel.take_freed()])
-                self._taken_nbytes = 0
 
     def _response(self, channel: Channel, request: Request, result: list[Any], final: bool = True) -> Response:
         tensors, error, parameters = result

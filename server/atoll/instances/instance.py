@@ -126,7 +126,7 @@ class Instance:
             on_line=partial(self._owner.output, self),
             side_door=SideDoor(partial(Calls, self, self._owner), self._take_chunk_ids),
         )
-        self._exchange.attach(self._process.channel)
+        self._exchange.attach(self._process.channel, loop.call_soon)
         load = {
             "name": settings.name,
             "auto_complete": False,

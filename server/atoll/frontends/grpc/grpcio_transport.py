@@ -15,6 +15,7 @@ import grpc.aio
 
 from atoll.errors import Code, ServerError
 from atoll.frontends.grpc.options import GrpcOptions
+from atoll.frontends.grpc.outbox import Outbox
 from atoll.frontends.grpc.reply import MAX_MESSAGE_BYTES
 from atoll.frontends.grpc.service import INFER, STREAM, Headers, InferenceService
 from atoll.frontends.grpc.status import status_of
@@ -131,25 +132,23 @@ class _Handlers(grpc.GenericRpcHandler):
     async def _stream(self, _: Any, context: Any) -> ServerError | None:
         if self._compression is not None:
             context.set_compression(self._compression)
-        outbox: asyncio.Queue[bytes | ServerError | None] = asyncio.Queue()
-        stream = self._service.open_stream(
-            context.invocation_metadata, lambda parts: outbox.put_nowait(b"".join(parts)), outbox.put_nowait
-        )
-        reader = asyncio.create_task(_read(stream, context))
+        outbox = Outbox()
+        stream = self._service.open_stream(context.invocation_metadata, outbox.put, outbox.end)
+        reader = asyncio.create_task(_read(stream, outbox, context))
         try:
-            while isinstance(item := await outbox.get(), bytes):
-                await context.write(item)
-            return item
+            return await outbox.write(context.write)
         finally:
             reader.cancel()
             stream.close()
+            outbox.clear()
 
 
-async def _read(stream: InferStream, context: Any) -> None:
-    """One message at a time: the next is read when the last one is in its queue."""
+async def _read(stream: InferStream, outbox: Outbox, context: Any) -> None:
+    """One message at a time: the next is read when the last one is in its queue, and the client reads its answers."""
     try:
         while (body := await context.read()) is not grpc.aio.EOF:
             stream.receive(body)
+            await outbox.room()
     except Exception as error:
         stream.close(ServerError(Code.INTERNAL, f"failed to read from the stream: {error!r}"))
     else:

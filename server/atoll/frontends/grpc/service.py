@@ -85,7 +85,7 @@ class InferenceService:
         return self.submit(message, raw, model, headers, respond)
 
     def open_stream(
-        self, headers: Headers, send: Callable[[Parts], None], end: Callable[[ServerError | None], None]
+        self, headers: Headers, send: Callable[[Parts, object], None], end: Callable[[ServerError | None], None]
     ) -> InferStream:
         """ModelStreamInfer. Raises when the call is refused."""
         self._admit("inference", headers)

@@ -40,13 +40,15 @@ class _Turn:
 
 
 class InferStream:
-    """One stream. ``send`` is called with each serialized message, ``end`` once, with an error or None for OK."""
+    """One stream. ``send`` is called with each serialized message and what to keep until it was read; ``end`` is called
+    once, with an error or None for OK.
+    """
 
     def __init__(
         self,
         service: InferenceService,
         headers: Headers,
-        send: Callable[[Parts], None],
+        send: Callable[[Parts, object], None],
         end: Callable[[ServerError | None], None],
     ) -> None:
         self._service = service
@@ -107,7 +109,7 @@ class InferStream:
         else:
             answer = stream_answer(response, reply)
         if turn is None:
-            self._deliver(answer)
+            self._deliver(answer, response.receipt)
         else:
             turn.answer = answer
             self._advance()
@@ -119,11 +121,11 @@ class InferStream:
             self._line.popleft().answer = None  # the request, which may live on, must not keep the tensors
             self._deliver(answer)
 
-    def _deliver(self, answer: Parts | ServerError) -> None:
+    def _deliver(self, answer: Parts | ServerError, receipt: object = None) -> None:
         if isinstance(answer, ServerError):
             self.close(answer)
         elif answer:
-            self._send(answer)
+            self._send(answer, receipt)
 
     def _end_if_drained(self) -> None:
         if self._half_closed and not self._outstanding:
