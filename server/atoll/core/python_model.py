@@ -6,9 +6,11 @@ import asyncio
 import itertools
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from atoll.core.instance_set import InstanceSet
 from atoll.core.instance_settings import instance_settings
 from atoll.core.model import Model, ModelHost
 from atoll.core.reshape import fill, fits
@@ -47,12 +49,20 @@ class PythonModel(Model):
         self._reshaped = {name: spec for name, spec in self.outputs.items() if spec.reshape is not None}
         self._iterative = "sequence_batching" in config.json  # the only sequences that are served yet
         self._sequence_ids = itertools.count(1)
-        self._instances = [
-            Instance(settings, warm_parent, self, host.take_chunk_ids)
-            for settings in instance_settings(
-                config, version, version_dir, model_dir, backend, host.arena_settings, host.start_timeout_s
-            )
-        ]
+        self._set = InstanceSet(
+            config,
+            partial(
+                instance_settings,
+                version=version,
+                version_dir=version_dir,
+                model_dir=model_dir,
+                backend=backend,
+                arena=host.arena_settings,
+                start_timeout_s=host.start_timeout_s,
+            ),
+            lambda settings: Instance(settings, warm_parent, self, host.take_chunk_ids),
+        )
+        self._instances = self._set.all
         self._scheduler: Scheduler = make_scheduler(config, self._instances, self)
         self.warm_parent = warm_parent
         self._warm_up_samples = read_samples(config, model_dir)
@@ -63,13 +73,13 @@ class PythonModel(Model):
         """Load the model in all instances at once. Raises the first failure, after all were ended."""
         began = time.monotonic()
         self._accepting = self.is_loading = True
-        results = await asyncio.gather(*(instance.start() for instance in self._instances), return_exceptions=True)
-        self.is_loading = False
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
-            await asyncio.gather(*(instance.stop(5.0) for instance in self._instances))
+        try:
+            await self._set.start()
+        except BaseException:
             self._host.ended(self)
-            raise failures[0]
+            raise
+        finally:
+            self.is_loading = False
         self.statistics.load_duration_s = time.monotonic() - began
 
     async def stop(self, timeout_s: float) -> bool:
@@ -77,9 +87,24 @@ class PythonModel(Model):
         self._accepting = False
         for request in self._scheduler.stop():
             self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
-        clean = await asyncio.gather(*(instance.stop(timeout_s) for instance in self._instances))
+        clean = await self._set.stop(timeout_s)
         self._host.ended(self)
-        return all(clean)
+        return clean
+
+    @property
+    def is_resizable(self) -> bool:
+        return "sequence_batching" not in self.config  # whose sequences are bound to instances
+
+    async def grow(self, config: ModelConfig) -> None:
+        self.is_loading = True
+        try:
+            await self._set.grow(config)
+        finally:
+            self.is_loading = False
+
+    def settle(self, config: ModelConfig | None) -> None:
+        self._set.settle(config)
+        self.config = self._set.config.json
 
     async def warm_up(self, instance: Instance) -> None:
         """Have an instance execute the samples of ``model_warmup``. Raises ServerError INVALID_ARG when one fails."""
@@ -127,7 +152,7 @@ class PythonModel(Model):
 
     async def not_ready_reason(self) -> str | None:
         """Ask the instances one after another; the first reason against readiness, or None."""
-        for instance in self._instances:
+        for instance in self._set.staying():
             if instance.has_check and (reason := await instance.check()) is not None:
                 return reason
         return None if self.is_ready else f"Stub process '{self._instances[0].name}' is not healthy."

@@ -295,7 +295,8 @@ class Server:
         try:
             if await model.not_ready_reason() is not None:
                 raise _not_ready_for(request)
-            model.infer(request)
+            # Another may have taken its place meanwhile.
+            self._catalog.find(request.model_name, request.model_version).infer(request)
         except ServerError as error:
             text = f"Model {request.model_name} - Error when running inference: {error.message}"
             request.respond(Response(request, model.version, [], error=ServerError(Code.INTERNAL, text)))

@@ -6,6 +6,7 @@ sender) stays *open* after its execution has ended, until its last response has 
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import time
 from collections.abc import Callable
@@ -72,6 +73,7 @@ class Exchange:
         self._next_id = 0
         self._channel: Channel | None = None
         self._receipts: Receipts | None = None
+        self._idle: asyncio.Future[None] | None = None  # who waits for the end of all that is at the stub
 
     def attach(self, channel: Channel, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """A new stub is there to talk to. ``call_soon`` is the event loop's."""
@@ -81,6 +83,20 @@ class Exchange:
     @property
     def open_count(self) -> int:
         return len(self._open)
+
+    def idle(self) -> asyncio.Future[None]:
+        """Done when nothing is at the stub any more; asked for once nothing new comes."""
+        self._idle = asyncio.get_running_loop().create_future()
+        self._check_idle()
+        return self._idle
+
+    def pretend_idle(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _check_idle(self) -> None:
+        if not self.executions and not self._open:
+            self.pretend_idle()
 
     def execute(self, requests: list[Request], now_ns: int) -> None:
         """Send a batch to the stub."""
@@ -127,6 +143,7 @@ class Exchange:
             self._owner.execution_failed(self._instance, executions[0], error)
         for request in open_requests:
             self._owner.responded(self._instance, request, Response(request, self._version, [], error=error), 0)
+        self._check_idle()
         return [request for execution in executions[1:] for request in execution.requests]
 
     # -- messages
@@ -176,6 +193,8 @@ class Exchange:
                     execution.ended.add(index)
         elif final:
             del self._open[(execution_id, index)]
+            if self._idle is not None:
+                self._check_idle()
         response = None
         if request is not None:
             if result is None:
@@ -214,3 +233,5 @@ class Exchange:
                 request.inputs = []  # not needed for another attempt any more
         if self.executions:
             self.executions[0].began_ns = time.monotonic_ns()
+        elif self._idle is not None:
+            self._check_idle()

@@ -45,6 +45,7 @@ class State(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     DEAD = "dead"
+    LEAVING = "leaving"
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -152,6 +153,17 @@ class Instance:
         self._ready_since = time.monotonic()
         self._owner.instance_ready(self)
 
+    async def leave(self, timeout_s: float) -> bool:
+        """Get nothing new, finish what is under way, then stop; True when all of it went well in time."""
+        if self.state is State.READY:
+            self.state = State.LEAVING
+            await asyncio.wait([self._exchange.idle()], timeout=timeout_s)
+        return await self.stop(timeout_s)
+
+    def hurry(self) -> None:
+        """Who is leaving stops after what it executes, and does not wait for responses that come later."""
+        self._exchange.pretend_idle()
+
     async def stop(self, timeout_s: float) -> bool:
         """Finalize the model and end the stub; True when it ended by itself within ``timeout_s``."""
         if self._restarting is not None:
@@ -162,7 +174,7 @@ class Instance:
         if process is None or not process.channel.is_open:
             self.state = State.STOPPED
             return True
-        was_ready = self.state is State.READY
+        was_ready = self.state in (State.READY, State.LEAVING)
         self.state = State.STOPPING
         if was_ready:
             process.channel.send([Kind.FINALIZE])
@@ -234,7 +246,9 @@ class Instance:
             self._checking.set_result("Stub process is not healthy while waiting for user-defined is_ready() response")
         unstarted = self._exchange.end(error)
         self._calls.end()
-        if self.state is State.DEAD:
+        if self.state is State.LEAVING:
+            self._owner.instance_died(self, unstarted, reason)
+        elif self.state is State.DEAD:
             _log.error(f"Stub process is unhealthy and it will be restarted. Instance '{self.name}': {reason}")
             self._owner.instance_died(self, unstarted, reason)
             self._restarting = asyncio.ensure_future(self._restart())

@@ -5,7 +5,7 @@ The way from ``config.pbtxt`` to a :class:`ModelConfig`: ``pbtxt`` parses, ``nor
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from atoll_ipc import dtypes
@@ -176,6 +176,16 @@ class ModelConfig:
             checks.check_scheduling(config)
         checks.check_tensors(config)
         return self if completed is None else ModelConfig.from_message(config)
+
+    def with_instances_of(self, other: "ModelConfig") -> "ModelConfig":
+        """This, with the instances and the choice of versions of another."""
+        names = ("instance_group", "version_policy")
+        return replace(
+            self,
+            instance_groups=other.instance_groups,
+            version_policy=other.version_policy,
+            json={**self.json, **{name: value for name, value in other.json.items() if name in names}},
+        )
 
     def check_loadable(self, backends: Collection[str] = (PYTHON,)) -> None:
         """Refuse what this host cannot run; ``backends`` are those it has besides ensembles."""

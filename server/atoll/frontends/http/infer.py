@@ -59,7 +59,7 @@ class Inference:
         if not head.content_encoding:
             self._submit(model, head, body, take)
         elif head.content_encoding in CODINGS:
-            self._coding = asyncio.ensure_future(self._submit_inflated(model, head, body))
+            self._coding = asyncio.ensure_future(self._submit_inflated(route, head, body))
         else:
             self._connection.answer(UNSUPPORTED)
 
@@ -68,9 +68,10 @@ class Inference:
         if self._request is not None:
             self._server.cancel(self._request)
 
-    async def _submit_inflated(self, model: Model, head: Head, body: bytes | memoryview) -> None:
+    async def _submit_inflated(self, route: Route, head: Head, body: bytes | memoryview) -> None:
         try:
             data = memoryview(await inflated(body, self._frontend.options.max_input_size))
+            model = self._server.model(route.model, route.version)  # another may have taken its place meanwhile
         except ServerError as error:
             self._connection.answer(error_answer(error, TEXT))
             return
