@@ -122,7 +122,7 @@ class Catalog:
             model = self._newest.get(name)
             if model is not None:
                 return model
-        identifier = self._identifier(name, namespace)
+        identifier = self.identifier(name, namespace)
         entries = self._entries.get(identifier)
         if entries is None:
             raise _not_found(f"Request for unknown model: '{name}' is not found")
@@ -140,7 +140,7 @@ class Catalog:
             Code.UNAVAILABLE, f"Request for unknown model: '{name}' version {version} is not at ready state"
         )
 
-    def _identifier(self, name: str, namespace: str) -> str:
+    def identifier(self, name: str, namespace: str = "") -> str:
         """The one model that a name means. Raises ServerError when it means several."""
         if not self._names:
             return name

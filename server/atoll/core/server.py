@@ -248,7 +248,8 @@ class Server:
         number = parse_version(version)
         models = sorted(self._catalog.models(), key=lambda model: (model.name, model.version))
         if name:
-            models = [model for model in models if model.name == name]
+            identifier = self._catalog.identifier(name)
+            models = [model for model in models if model.identifier == identifier]
             if not models:
                 raise ServerError(Code.INVALID_ARG, f"requested model '{name}' is not available")
             if number != -1:
