@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from atoll_ipc.dtypes import BY_CONFIG_NAME
 
+from atoll.core.data_files import read_data_file
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response, Tensor
 from atoll.repository.config import ModelConfig
@@ -23,7 +23,7 @@ from atoll.repository.config import ModelConfig
 __all__ = ["WarmUpSample", "read_samples"]
 
 _FOLDER = "warmup"
-_LENGTH = struct.Struct("<I")  # in front of each element of a BYTES tensor; all there is of an empty one
+_LENGTH_NBYTES = 4  # in front of each element of a BYTES tensor; all there is of an empty one
 _NO_ID = "[request id: <id_unknown>] "
 
 
@@ -72,7 +72,7 @@ def _read_input(
     if dtype is None:
         raise _refused(f"warmup setting expects a data_type for input '{name}'")
     count = math.prod(dims)
-    nbytes = count * (dtype.itemsize or _LENGTH.size)
+    nbytes = count * (dtype.itemsize or _LENGTH_NBYTES)
     if given.get("input_data_file"):
         data = _read_file(model_dir, given["input_data_file"], dtype.itemsize, count)
     elif given.get("random_data") and dtype.itemsize:
@@ -88,30 +88,14 @@ def _read_input(
 
 def _read_file(model_dir: Path, filename: str, itemsize: int, count: int) -> bytes:
     """``count`` elements from a file of the model; what follows them is cut off."""
-    folder = model_dir / _FOLDER
-    path = folder / filename
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise _refused(f"warmup data file '{filename}' is outside the directory {folder}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ServerError(Code.INTERNAL, f"failed to open text file for read {path}: {error.strerror}") from error
-    nbytes = count * itemsize if itemsize else _strings_nbytes(data, count)
-    if len(data) < nbytes:
+    file = read_data_file(model_dir / _FOLDER, filename, "warmup")
+    nbytes = file.nbytes(itemsize, count)
+    if len(file.data) < nbytes:
         raise _refused(
-            f"{_NO_ID}warmup setting expects {nbytes} bytes, but the data provided from {path}only has {len(data)} "
-            "bytes"
+            f"{_NO_ID}warmup setting expects {nbytes} bytes, but the data provided from {file.path}only has "
+            f"{len(file.data)} bytes"
         )
-    return data[:nbytes]
-
-
-def _strings_nbytes(data: bytes, count: int) -> int:
-    """What the first ``count`` elements of a BYTES tensor take, as far as the lengths in ``data`` tell."""
-    nbytes = 0
-    for _ in range(count):
-        (length,) = _LENGTH.unpack_from(data, nbytes) if nbytes + _LENGTH.size <= len(data) else (0,)
-        nbytes += _LENGTH.size + length
-    return nbytes
+    return file.data[:nbytes]
 
 
 def _refused(message: str) -> ServerError:
