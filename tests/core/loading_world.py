@@ -42,6 +42,7 @@ class ModelTwin:
         self.decoupled = False
         self.metric_buckets: dict[str, list[float]] = {}
         self.is_ready = True
+        self.has_begun_sequences = False
         self.starts = asyncio.Event()
         self.may_start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.may_drain = asyncio.Event()
@@ -65,7 +66,7 @@ class ModelTwin:
         self.starts.set()
         await self.may_start
 
-    async def drained(self) -> None:
+    async def retire(self, replaced: bool) -> None:
         await self.may_drain.wait()
 
     async def stop(self, timeout_s: float) -> bool:

@@ -21,6 +21,7 @@ class ModelTwin:
     version: int
     identifier: str = "m"
     is_ready: bool = True
+    has_begun_sequences: bool = False
 
 
 def catalog(**models: dict[int, ModelState]) -> Catalog:
@@ -39,6 +40,22 @@ def refusal(call: Any, *arguments: Any) -> tuple[Code, str]:
 
 
 # -- look-up
+
+
+@pytest.mark.parametrize("version", [-1, 1])
+def test_a_model_that_is_being_unloaded_is_found_while_its_sequences_go_on(version: int) -> None:
+    models = Catalog()
+    ending = ModelTwin(1, has_begun_sequences=True)
+    models.set("m", 1, Entry(UNLOADING, cast(Model, ending)))
+    assert models.find("m", version) is ending
+    ending.has_begun_sequences = False
+    assert refusal(models.find, "m", version)[0] in (Code.UNAVAILABLE, Code.NOT_FOUND)
+
+
+def test_a_new_version_comes_before_the_sequences_of_an_old_one() -> None:
+    models = catalog(m={1: READY, 2: READY})
+    models.set("m", 2, Entry(UNLOADING, cast(Model, ModelTwin(2, has_begun_sequences=True))))
+    assert models.find("m").version == 1
 
 
 def test_without_a_version_the_highest_that_is_ready_answers() -> None:

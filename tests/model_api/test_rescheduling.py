@@ -17,7 +17,7 @@ from grpc_wire import RpcClient, infer_request
 from rendezvous import Rendezvous, config, write
 from serving import Served, serve
 
-ITERATIVE = "sequence_batching { iterative_sequence: true }"
+ITERATIVE = "sequence_batching { iterative_sequence: true oldest { max_candidate_sequences: 8 } }"
 DECOUPLED = ITERATIVE + "\nmodel_transaction_policy { decoupled: true }"
 COUNTING = """
 import os
@@ -264,16 +264,6 @@ def test_other_models_cannot_see_a_request_again(served: Served) -> None:
         first, last = client.stream([countdown(3, "unprepared_stream")])
     assert np.frombuffer(first.infer_response.raw_output_contents[0], "<i4").tolist() == [3]
     assert last.error_message == text
-
-
-def test_sequences_with_more_to_them_are_refused_for_now(tmp_path: Path) -> None:
-    control = (
-        'control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } ] } ]'
-    )
-    text = config("IN:INT32", "OUT:INT32", more=f"sequence_batching {{ iterative_sequence: true {control} }}")
-    write(tmp_path, "m", COUNTING, text)
-    with serve(tmp_path, "--exit-on-error=false") as served:
-        assert "'sequence_batching.control_input' of model 'm' is not supported yet" in served.log
 
 
 # -- the end of an instance

@@ -48,7 +48,7 @@ class InstanceTwin:
         self.state = State.DEAD
         unstarted = [request for execution in list(self.executions)[1:] for request in execution.requests]
         self.executions.clear()
-        dispatcher.give_back(unstarted)
+        assert dispatcher.died(self, unstarted) == []  # type: ignore[arg-type]
 
     def restart(self, dispatcher: Dispatcher) -> None:
         self.state = State.READY

@@ -116,7 +116,8 @@ class Catalog:
     def find(self, name: str, version: int = -1, namespace: str = "") -> Model:
         """The model to serve a request: ``version``, or with -1 the highest that is ready. Raises ServerError.
 
-        Of several models of that name the one in ``namespace`` is meant.
+        Of several models of that name the one in ``namespace`` is meant. One that is being unloaded is found as long
+        as sequences that it has begun may go on.
         """
         if version == -1 and not namespace:
             model = self._newest.get(name)
@@ -130,11 +131,14 @@ class Catalog:
             model = self._newest.get(identifier)
             if model is not None:
                 return model
+            for known in reversed(entries.values()):
+                if known.model is not None and known.model.has_begun_sequences:
+                    return known.model
             raise _not_found(f"Request for unknown model: '{name}' has no available versions")
         entry = entries.get(version)
         if entry is None:
             raise _not_found(f"Request for unknown model: '{name}' version {version} is not found")
-        if entry.state is ModelState.READY and entry.model is not None:
+        if entry.model is not None and (entry.state is ModelState.READY or entry.model.has_begun_sequences):
             return entry.model
         raise ServerError(
             Code.UNAVAILABLE, f"Request for unknown model: '{name}' version {version} is not at ready state"

@@ -289,22 +289,22 @@ class Loader:
         versions = [model.version for model in keep]
         for version, entry in self._catalog.versions(name):
             if entry.model is not None and entry.model not in keep:
-                self._end_later(entry.model, _UNLOAD_S)
+                self._end_later(entry.model, _UNLOAD_S, replaced=version in versions)
             if version in versions:
                 continue
             alive = entry.model is not None
             self._catalog.set(name, version, Entry(ModelState.UNLOADING, entry.model) if alive else _UNLOADED)
 
-    def _end_later(self, model: Model, timeout_s: float) -> asyncio.Task[bool]:
+    def _end_later(self, model: Model, timeout_s: float, replaced: bool = False) -> asyncio.Task[bool]:
         task = self._ending.get(model)
         if task is None:
-            task = self._ending[model] = asyncio.ensure_future(self._end(model, timeout_s))
+            task = self._ending[model] = asyncio.ensure_future(self._end(model, timeout_s, replaced))
             task.add_done_callback(lambda done: self._ending.pop(model))
         return task
 
-    async def _end(self, model: Model, timeout_s: float) -> bool:
+    async def _end(self, model: Model, timeout_s: float, replaced: bool) -> bool:
         """Let a model finish what it has accepted, unless the server stops; then end its instances."""
-        waiting = [asyncio.ensure_future(event) for event in (model.drained(), self._stopping.wait())]
+        waiting = [asyncio.ensure_future(event) for event in (model.retire(replaced), self._stopping.wait())]
         await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()

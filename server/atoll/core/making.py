@@ -96,10 +96,5 @@ def _check_parameters(config: ModelConfig) -> None:
 def _check_supported(config: ModelConfig) -> None:
     """Refuse what would be served wrongly because it is not built yet."""
     refused: list[str] = [name for name in ("ensemble_scheduling",) if name in config.json]
-    sequences = config.json.get("sequence_batching")
-    if sequences is not None and not sequences["iterative_sequence"]:
-        refused.append("sequence_batching")
-    elif sequences is not None:
-        refused += [f"sequence_batching.{name}" for name in ("control_input", "state") if sequences[name]]
     if refused:
         raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")

@@ -222,6 +222,18 @@ class Model(abc.ABC):
     def in_flight(self) -> int:
         return self._in_flight
 
+    async def retire(self, replaced: bool) -> None:
+        """It is being unloaded: return when all is answered that it has accepted.
+
+        Unless another is found in its place already, it goes on with sequences that it has begun.
+        """
+        await self.drained()
+
+    @property
+    def has_begun_sequences(self) -> bool:
+        """Whether there are sequences that more requests may belong to, even while it is being unloaded."""
+        return False
+
     async def drained(self) -> None:
         """Return when nothing that was accepted is unanswered."""
         if self._in_flight:
@@ -246,9 +258,10 @@ class Model(abc.ABC):
                 if data.nbytes <= INLINE_NBYTES:
                     tensor.data = bytes(data.view())
             elif tensor.nbytes > INLINE_NBYTES:
-                self._place(tensor)
+                self.place(tensor)
 
-    def _place(self, tensor: Tensor) -> None:
+    def place(self, tensor: Tensor) -> None:
+        """Put a tensor's bytes where stubs can read them. Raises ServerError UNAVAILABLE when there is no memory."""
         data = tensor.buffer()
         block = self.allocate(len(data))
         block.chunk.map[block.start : block.start + len(data)] = data

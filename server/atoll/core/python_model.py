@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from functools import partial
@@ -14,10 +13,10 @@ from atoll.core.instance_set import InstanceSet
 from atoll.core.instance_settings import instance_settings
 from atoll.core.model import Model, ModelHost
 from atoll.core.reshape import fill, fits
-from atoll.core.schedulers import make_scheduler
+from atoll.core.schedulers import make_scheduler, make_sequence_scheduler
 from atoll.core.warm_up import WarmUpSample, read_samples
 from atoll.errors import Code, ServerError
-from atoll.inference import SEQUENCE_START, Request, Response
+from atoll.inference import Request, Response
 from atoll.instances.exchange import Execution
 from atoll.instances.instance import Answer, Instance, State
 from atoll.instances.warm_parent import WarmParent
@@ -25,6 +24,7 @@ from atoll.observe.log import log_from, log_verbose, model_output
 from atoll.observe.statistics import Failure, ResponseOutcome
 from atoll.repository.config import ModelConfig
 from atoll.scheduling.scheduler import Scheduler
+from atoll.scheduling.sequences.inputs import NullRequest
 
 __all__ = ["PythonModel"]
 
@@ -47,8 +47,6 @@ class PythonModel(Model):
         """``backend`` is the file of a Python-based backend; without it, the model has a file of its own."""
         super().__init__(config, version, model_dir, host)
         self._reshaped = {name: spec for name, spec in self.outputs.items() if spec.reshape is not None}
-        self._iterative = "sequence_batching" in config.json  # the only sequences that are served yet
-        self._sequence_ids = itertools.count(1)
         self._set = InstanceSet(
             config,
             partial(
@@ -63,7 +61,9 @@ class PythonModel(Model):
             lambda settings: Instance(settings, warm_parent, self, host.take_chunk_ids),
         )
         self._instances = self._set.all
-        self._scheduler: Scheduler = make_scheduler(config, self._instances, self)
+        self._sequences = make_sequence_scheduler(config, model_dir, self._instances, self)
+        self._scheduler: Scheduler = self._sequences or make_scheduler(config, self._instances, self)
+        self._retiring = False
         self.warm_parent = warm_parent
         self._warm_up_samples = read_samples(config, model_dir)
 
@@ -141,9 +141,23 @@ class PythonModel(Model):
         await done
         return failures[0] if failures else None
 
+    async def retire(self, replaced: bool) -> None:
+        self._retiring = True
+        if self._sequences is not None and not replaced:
+            await self._sequences.finish()
+        await self.drained()
+
+    @property
+    def has_begun_sequences(self) -> bool:
+        return self._sequences is not None and self._sequences.open_count > 0
+
     @property
     def is_ready(self) -> bool:
-        return self._accepting and any(instance.state is State.READY for instance in self._instances)
+        return (
+            self._accepting
+            and not self._retiring
+            and any(instance.state is State.READY for instance in self._instances)
+        )
 
     @property
     def has_check(self) -> bool:
@@ -170,9 +184,6 @@ class PythonModel(Model):
     # -- requests
 
     def _accept(self, request: Request) -> None:
-        if self._iterative and not request.correlation_id:
-            request.correlation_id = next(self._sequence_ids)
-            request.flags |= SEQUENCE_START
         self._scheduler.submit(request)
 
     def cancel(self, request: Request) -> None:
@@ -198,16 +209,19 @@ class PythonModel(Model):
     ) -> None:
         self._scheduler.freed(instance)
         now = time.monotonic_ns()
+        requests = execution.requests
+        if self._sequences is not None:
+            requests = [request for request in requests if not isinstance(request, NullRequest)]
         batch_size = total_ns = queue_ns = 0
-        for request in execution.requests:
+        for request in requests:
             batch_size += request.batch_size
             total_ns += now - request.received_ns
             queue_ns += execution.began_ns - request.queued_ns
         began_ms = (request.received_ns + _EPOCH_OFFSET_NS) // 1_000_000
-        self.statistics.executed(batch_size, len(execution.requests), total_ns, queue_ns, times_ns, began_ms)
+        self.statistics.executed(batch_size, len(requests), total_ns, queue_ns, times_ns, began_ms)
         distributions = self.statistics.distributions
         if distributions is not None:
-            for request in execution.requests:
+            for request in requests:
                 waited_ns = execution.began_ns - request.queued_ns
                 distributions.executed(now - request.received_ns, waited_ns, times_ns, now)
             distributions.waiting(self.pending())
@@ -256,7 +270,7 @@ class PythonModel(Model):
         request.began_ns = now
 
     def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
-        if not self._iterative:
+        if self._sequences is None or not self._sequences.iterative:
             error = ServerError(
                 Code.INVALID_ARG,
                 "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
@@ -269,9 +283,7 @@ class PythonModel(Model):
             for request in requests:
                 self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
             return
-        for request in requests:
-            request.flags &= ~SEQUENCE_START
-        self._scheduler.again(instance, requests)
+        self._sequences.again(requests)
 
     def infer_for(self, instance: Instance, request: Request, *, streaming: bool) -> None:
         self._host.infer_nested(request, streaming)
@@ -293,14 +305,9 @@ class PythonModel(Model):
         self._scheduler.freed(instance)
 
     def instance_died(self, instance: Instance, unstarted: list[Request], reason: str) -> None:
-        if self._iterative:
-            # What a sequence has come to, only that instance knew.
-            error = ServerError(Code.INTERNAL, f"Stub process '{instance.name}' is not healthy. {reason}")
-            for request in unstarted:
-                if not request.flags & SEQUENCE_START:
-                    self._fail(request, error, Failure.BACKEND)
-            unstarted = [request for request in unstarted if request.flags & SEQUENCE_START]
-        self._scheduler.give_back(unstarted)
+        error = ServerError(Code.INTERNAL, f"Stub process '{instance.name}' is not healthy. {reason}")
+        for request in self._scheduler.died(instance, unstarted):
+            self._fail(request, error, Failure.BACKEND)
 
     def chunks_gone(self, chunk_ids: list[int]) -> None:
         self._host.chunks_gone(chunk_ids)

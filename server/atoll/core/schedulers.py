@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable
+from pathlib import Path
 
+from atoll.core.sequence_batching import lane_maker, sequence_settings
 from atoll.inference import Request
 from atoll.instances.instance import Instance
 from atoll.repository import config as settings
@@ -14,8 +16,9 @@ from atoll.scheduling.dynamic_batcher import DynamicBatcher
 from atoll.scheduling.levels import Levels, QueuePolicy
 from atoll.scheduling.queues import FifoQueue, Queue
 from atoll.scheduling.scheduler import Scheduler, SchedulerOwner
+from atoll.scheduling.sequences.scheduler import SequenceOwner, SequenceScheduler
 
-__all__ = ["make_scheduler"]
+__all__ = ["make_scheduler", "make_sequence_scheduler"]
 
 _HOLD_UNTIL = "TRITONSERVER_DELAY_SCHEDULER"
 
@@ -26,6 +29,16 @@ def make_scheduler(config: ModelConfig, instances: list[Instance], owner: Schedu
     if batching is None:
         return Dispatcher(FifoQueue(), instances, owner)
     return Dispatcher(_batcher(config, batching), instances, owner)
+
+
+def make_sequence_scheduler(
+    config: ModelConfig, model_dir: Path, instances: list[Instance], owner: SequenceOwner
+) -> SequenceScheduler | None:
+    """None for a model without sequences. Raises ServerError."""
+    if "sequence_batching" not in config.json:
+        return None
+    settings = sequence_settings(config, model_dir, owner.place)
+    return SequenceScheduler(settings, lane_maker(config, _signature(config)), instances, owner)
 
 
 def _batcher(config: ModelConfig, batching: DynamicBatching) -> Queue:

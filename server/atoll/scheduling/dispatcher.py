@@ -64,10 +64,11 @@ class Dispatcher:
     def is_queued(self, request: Request) -> bool:
         return request in self._waiting
 
-    def give_back(self, requests: list[Request]) -> None:
-        """Requests that an instance took with it to the grave before it started them."""
-        self.queue.push_front(requests)
+    def died(self, instance: Instance, unstarted: list[Request]) -> list[Request]:
+        """What an instance took with it to the grave goes to others."""
+        self.queue.push_front(unstarted)
         self._pump(time.monotonic_ns())
+        return []
 
     def freed(self, instance: Instance) -> None:
         """An instance came up, or finished an execution."""
@@ -75,19 +76,6 @@ class Dispatcher:
             self._idle.append(instance)
         if self._waiting:
             self._pump(time.monotonic_ns())
-
-    def again(self, instance: Instance, requests: list[Request]) -> None:
-        """Requests that an instance has executed and wants to see once more; only it knows how far they are.
-
-        They take turns with what is queued: for each round one batch from the queue joins the instance's work.
-        """
-        now = time.monotonic_ns()
-        batch = self.queue.next_batch(now)
-        if batch is not None:
-            instance.execute(batch, now)
-        for request in requests:
-            request.queued_ns = now
-        instance.execute(requests, now)
 
     def _pump(self, now: int) -> None:
         """Refuse what has waited too long, and hand out what may run now."""

@@ -41,11 +41,8 @@ class Scheduler(Protocol):
     def freed(self, instance: Instance) -> None:
         """An instance came up, or finished an execution."""
 
-    def again(self, instance: Instance, requests: list[Request]) -> None:
-        """Requests that an instance has executed and wants to see once more; only it knows how far they are."""
-
-    def give_back(self, requests: list[Request]) -> None:
-        """Requests that an instance took with it to the grave before it started them."""
+    def died(self, instance: Instance, unstarted: list[Request]) -> list[Request]:
+        """An instance died with requests that it had not started. The queued ones that only it could have executed."""
 
     def stop(self) -> list[Request]:
         """Nothing is handed out any more; returns what still waits."""

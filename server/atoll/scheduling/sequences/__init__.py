@@ -1,0 +1,1 @@
+"""The sequence batcher: requests that belong together go, in their order, to one instance of their model."""
