@@ -39,6 +39,7 @@ __all__ = [
     "PAGE",
     "Slice",
     "round_up",
+    "view_bytes",
 ]
 
 PAGE = mmap.PAGESIZE
@@ -138,6 +139,10 @@ class Chunk:
         self.used_lately = True
         return start
 
+    def view(self, offset: int, nbytes: int, keep: object) -> memoryview:
+        """Bytes of the chunk; ``keep`` lives as long as the view."""
+        return view_bytes(self.bytes, offset, nbytes, keep).data
+
     def __del__(self) -> None:
         # The mapping goes with its last view; nothing may close it earlier.
         fd = getattr(self, "fd", -1)
@@ -157,7 +162,7 @@ class Block:
     __slots__ = ("__weakref__", "_owner", "chunk", "nbytes", "start")
 
     def __init__(self, chunk: Any, start: int, nbytes: int, owner: _Owner) -> None:
-        self.chunk = chunk  # a Chunk here, or a mapping of another's chunk: .id and .bytes
+        self.chunk = chunk  # a Chunk here, or how another's is known: .id, and .view() in the supervisor
         self.start = start
         self.nbytes = nbytes
         self._owner = owner
@@ -197,7 +202,8 @@ class Slice:
 
     def view(self) -> memoryview:
         """The bytes, without a copy; the block stays allocated while the view exists."""
-        return view_bytes(self.block.chunk.bytes, self.offset, self.nbytes, self.block).data
+        view: memoryview = self.block.chunk.view(self.offset, self.nbytes, self.block)
+        return view
 
 
 class Arena:

@@ -10,7 +10,12 @@ and a body is ``[kind, ...]`` with the fields listed at each kind. Tensor bytes 
 to ``INLINE_NBYTES`` travels in the message, where a copy costs less than a block (allocation, page faults, release).
 
 A tensor is ``[name, dtype code, shape, data]``; ``data`` is its bytes, or a block reference
-``[chunk id, block start, block length, offset, nbytes]`` where offsets are within the chunk.
+``[chunk id, block start, block length, offset, nbytes]`` where offsets are within the chunk. In a response ``data`` may
+also be a number: so many bytes were written where the request's *placement* of that output says.
+
+Chunks from ``FIRST_REGION_ID`` on are no arena's but regions of clients': one block each, whose bytes the client may
+change as soon as a request is answered. A placement is ``[index of the request, output name, chunk id, block start,
+offset, nbytes]``.
 
 Chunk descriptors travel on a second socketpair, the *lane*, one datagram ``(chunk id u64, nbytes u64)`` with the
 descriptor as ancillary data. A lane datagram is sent before the first message that names its chunk.
@@ -31,6 +36,7 @@ except ImportError:
     from atoll_ipc import plain_msgpack as msgpack
 
 __all__ = [
+    "FIRST_REGION_ID",
     "FrameReader",
     "INLINE_NBYTES",
     "Kind",
@@ -42,6 +48,7 @@ __all__ = [
 ]
 
 INLINE_NBYTES = 8192
+FIRST_REGION_ID = 1 << 62
 MAX_FRAME_NBYTES = 1 << 30
 
 _ANY_TEXT = "atoll.any_text"
@@ -68,7 +75,7 @@ class Kind:
 
     # supervisor to stub
     LOAD = 1  # {settings}: what to load; answered by LOADED
-    EXECUTE = 2  # execution id, [request], [freed block], whether nothing else is at the stub
+    EXECUTE = 2  # execution id, [request], [freed block], whether nothing else is at the stub, [placement]
     REPLY = 3  # call id, response or None, [freed block], final: an answer to INFER
     FREE = 4  # [freed block]: [chunk id, block start] of the stub's own, no longer read by anybody
     FORGET = 5  # [chunk id]: another owner's chunks that are gone; unmap them
@@ -102,7 +109,11 @@ class Kind:
 
 def response_nbytes(tensors: List[List[Any]]) -> int:
     """What a response with these tensors counts for where unread ones are held back: both sides must agree."""
-    return _RESPONSE_NBYTES + sum(len(data) if type(data) is bytes else data[4] for _, _, _, data in tensors)
+    nbytes = _RESPONSE_NBYTES
+    for *_, data in tensors:
+        if type(data) is not int:  # what lies in a client's memory takes none of the server's
+            nbytes += len(data) if type(data) is bytes else data[4]
+    return nbytes
 
 
 def pack(message: List[Any]) -> bytes:

@@ -7,7 +7,7 @@ See also: ``atoll_ipc.memory`` for :class:`Slice`, the reference to tensor bytes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from atoll_ipc.memory import Slice
 
@@ -91,6 +91,7 @@ class Request:
         "model_version",
         "outputs",
         "parameters",
+        "placements",
         "priority",
         "queued_ns",
         "received_ns",
@@ -127,6 +128,8 @@ class Request:
         self.priority = priority
         self.timeout_us = timeout_us
         self.form = form
+        self.placements: Mapping[str, Slice] | None = None
+        """Where the client wants outputs written, in regions of its own (``atoll.core.regions``)."""
         self.cancelled = False
         self.accepted_by: object = None  # the model that has queued it
         self.answered = False  # a final response was given

@@ -5,11 +5,11 @@ from typing import Any, List, Optional, Union
 
 from atoll_ipc.memory import OutOfSharedMemory
 from atoll_ipc.wire import Kind, response_nbytes
-from triton_python_backend_utils import InferenceRequest, InferenceResponse, TritonModelException
+from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonModelException
 
 from atoll_stub.channel import Call, Channel
 from atoll_stub.side_door import Line, copy_foreign
-from atoll_stub.tensors import describe, open_response, refusal
+from atoll_stub.tensors import describe, open_response, pass_on, refusal
 
 __all__ = ["Caller"]
 
@@ -75,7 +75,7 @@ class Caller:
                 request._timeout,
                 request._parameters,
                 request._requested_output_names,
-                describe(channel.store, request._inputs),
+                describe(channel.store, request._inputs, pass_on if blocking else Tensor._transmit),
                 request._model_name,
                 request._model_version,
                 streaming,

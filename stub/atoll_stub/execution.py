@@ -5,7 +5,7 @@ import logging
 import time
 import traceback
 import weakref
-from typing import Any, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from atoll_ipc.memory import OutOfSharedMemory
 from atoll_ipc.wire import Kind, response_nbytes
@@ -16,6 +16,7 @@ from triton_python_backend_utils._sender import Reply
 
 from atoll_stub.channel import Channel
 from atoll_stub.coroutines import CoroutineLoop
+from atoll_stub.regions import Visit
 from atoll_stub.rendering import render_exception
 from atoll_stub.tensors import describe_response, open_tensors
 
@@ -42,13 +43,14 @@ class Executor:
         self._ended = 0  # the last execution that has; they are numbered in their order
         self._replies: weakref.WeakValueDictionary[Key, Reply] = weakref.WeakValueDictionary()
         self._cancelled: Set[Key] = set()  # requests whose execution has not ended
+        self._visits: Dict[Key, Visit] = {}  # of requests that are not answered
         channel.on_cancel = self._on_cancel
         channel.on_taken = self._on_taken
 
-    def execute(self, execution_id: int, wire_requests: List[List[Any]]) -> None:
+    def execute(self, execution_id: int, wire_requests: List[List[Any]], placements: List[List[Any]]) -> None:
         """Run a batch and answer it with RESULT or FAILED."""
         received = _now()
-        requests = self._requests(execution_id, wire_requests)
+        requests = self._requests(execution_id, wire_requests, placements)
         results: List[Optional[List[Any]]] = []
         rescheduled: List[int] = []
         failure = None
@@ -63,7 +65,8 @@ class Executor:
                 if response is None or request._reply is not None:
                     results.append(self._settle(request, response, rescheduled, len(results)))
                 else:
-                    results.append(describe_response(self._store, response, request._requested_output_names))
+                    visit = self._visits.get((execution_id, len(results))) if self._visits else None
+                    results.append(describe_response(self._store, response, request._requested_output_names, visit))
             times = (started - received, done - started, _now() - done)
         except BaseException as error:
             failure = str(error) if isinstance(error, (WrongReturn, OutOfSharedMemory)) else render_exception(error)
@@ -76,10 +79,13 @@ class Executor:
         self._ended = execution_id
         if self._cancelled:
             self._cancelled.difference_update([key for key in tuple(self._cancelled) if key[0] <= execution_id])
+        visits = self._take_visits(execution_id, requests) if self._visits else ()
         # Leases end here, so that the answer tells of them and the next request finds the blocks free. No other thread
         # may tell of them first: the answer refers to what it passes on.
         with self._channel.sending:
             requests = responses = request = response = returned = None  # type: ignore[assignment]
+            for visit in visits:
+                visit.end()
             released = self._store.take_released()
             if failure is None:
                 self._channel.send([Kind.RESULT, execution_id, results, released, times, rescheduled])
@@ -89,12 +95,28 @@ class Executor:
     def stop(self) -> None:
         self.coroutines.stop()
 
-    def _requests(self, execution_id: int, wire_requests: List[List[Any]]) -> List[InferenceRequest]:
+    def _requests(
+        self, execution_id: int, wire_requests: List[List[Any]], placements: List[List[Any]]
+    ) -> List[InferenceRequest]:
         received, store, outputs = InferenceRequest._received, self._store, self._outputs
-        return [
+        places = store.regions.expect(placements) if placements else {}
+        requests = [
             received(fields, open_tensors(store, fields[6]), outputs, (self, (execution_id, index)))
             for index, fields in enumerate(wire_requests)
         ]
+        if store.regions.files:
+            for index, visit in store.regions.visits(requests, places).items():
+                self._visits[(execution_id, index)] = visit
+        return requests
+
+    def _take_visits(self, execution_id: int, requests: List[InferenceRequest]) -> List[Visit]:
+        """Those of a batch's requests that will get no other answer."""
+        answered = [
+            (execution_id, index)
+            for index, request in enumerate(requests)
+            if request._reply is None or request._reply.closed
+        ]
+        return [self._visits.pop(key) for key in answered if key in self._visits]
 
     def _settle(
         self, request: InferenceRequest, response: Optional[InferenceResponse], rescheduled: List[int], index: int
@@ -114,7 +136,7 @@ class Executor:
                 self.respond(reply, None, True)
             return None  # the first answer counts
         reply.closed = True
-        return describe_response(self._store, response, request._requested_output_names)
+        return describe_response(self._store, response, request._requested_output_names, self._visits.get(reply.key))
 
     # -- coroutines
 
@@ -146,7 +168,10 @@ class Executor:
         try:
             with channel.sending:
                 began = _now()
-                result = None if response is None else describe_response(self._store, response, reply.requested)
+                visit = self._visits.get(reply.key) if self._visits else None
+                result = None if response is None else describe_response(self._store, response, reply.requested, visit)
+                if visit is not None and (final or not self.decoupled):
+                    self._end_visit(reply.key)
                 output_ns = _now() - began
                 if result is not None:
                     reply.sent_nbytes += response_nbytes(result[0])
@@ -154,6 +179,7 @@ class Executor:
         except OutOfSharedMemory as error:
             if final or not self.decoupled:  # there will be no other response
                 reply.closed = True
+                self._end_visit(reply.key)
                 channel.send([Kind.RESPONSE, *reply.key, _failure(str(error)), True, [], 0])
             raise TritonModelException(str(error)) from None
 
@@ -165,10 +191,16 @@ class Executor:
                 "response nor sent its final one: the request and its response sender are gone."
             )
         reply.closed = True
+        self._end_visit(reply.key)
         try:
             self._channel.post([Kind.RESPONSE, *reply.key, result, True, [], 0])
         except OSError:
             logging.getLogger(__name__).debug("the supervisor is gone")
+
+    def _end_visit(self, key: Key) -> None:
+        visit = self._visits.pop(key, None)
+        if visit is not None:
+            visit.end()
 
     def poll(self) -> None:
         self._channel.poll()

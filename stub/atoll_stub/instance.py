@@ -48,7 +48,7 @@ class Instance:
             kind = message[0]
             if kind == Kind.EXECUTE:
                 assert self._executor is not None
-                self._executor.execute(message[1], message[2])
+                self._executor.execute(message[1], message[2], message[5])
             elif kind == Kind.LOAD:
                 error, facts = self._load(message[1])
                 self._channel.send([Kind.LOADED, error, facts])

@@ -23,9 +23,10 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Set, Tu
 
 import numpy as np
 from atoll_ipc.memory import Arena, ArenaSettings, Block, view_bytes
-from atoll_ipc.wire import receive_chunk, send_chunk
+from atoll_ipc.wire import FIRST_REGION_ID, receive_chunk, send_chunk
 
 from atoll_stub.pagemap import PageMap
+from atoll_stub.regions import RegionFile, RegionInput, RegionLease, Regions
 
 __all__ = ["Store"]
 
@@ -96,6 +97,12 @@ class Received:
         lease = self._lease
         return np.frombuffer(bytearray(_read(lease.chunk.fd, self._nbytes, self._offset)), np.uint8)
 
+    def source(self) -> Array:
+        """The bytes as they were placed, for reading now."""
+        array = self.array()
+        written = self.store.pages.written(array.__array_interface__["data"][0], array.nbytes)
+        return self.pristine() if written else array
+
     def reference(self) -> List[int]:
         lease = self._lease
         return [lease.key[0], lease.key[1], lease.length, self._offset, self._nbytes]
@@ -112,15 +119,32 @@ class Own:
         self._nbytes = nbytes
 
     def array(self) -> Array:
-        start = self._block.start
-        return self._block.chunk.bytes[start : start + self._nbytes].copy()  # the block's readers see its content fixed
+        return self.source().copy()  # the block's readers see its content fixed
 
     pristine = array
+
+    def source(self) -> Array:
+        """The bytes as they were placed, for reading now."""
+        start = self._block.start
+        return self._block.chunk.bytes[start : start + self._nbytes]
 
     def reference(self) -> List[int]:
         block = self._block
         self.store.lend(block)
         return [block.chunk.id, block.start, block.nbytes, block.start, self._nbytes]
+
+
+def _flat(data: Union[bytes, Array]) -> Array:
+    """The bytes of a contiguous array, or bytes, as a uint8 array in the same memory."""
+    return np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
+
+
+def _kept_by(array: Array) -> Any:
+    """The lease that an array is a view by, if it is a view by one."""
+    base = array.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return getattr(base, "keep", None)
 
 
 def _read(fd: int, nbytes: int, offset: int) -> bytes:
@@ -145,11 +169,12 @@ class Store:
         self._leased: Set[Key] = set()
         self._released: Deque[Key] = collections.deque()
         self._lent: Dict[Key, List[Block]] = {}
-        self._pages = PageMap()
+        self.pages = PageMap()
+        self.regions = Regions(self)
 
     # -- what we receive
 
-    def open(self, leases: Dict[Key, Lease], reference: List[int]) -> Union[bytes, Received]:
+    def open(self, leases: Dict[Key, Lease], reference: List[int]) -> Union[bytes, Received, RegionInput]:
         """The data a block reference stands for. ``leases`` collects the leases of one request.
 
         The supervisor holds a block for us once per reference; a lease answers for one of them, the rest is released.
@@ -157,7 +182,9 @@ class Store:
         chunk_id, start, length, offset, nbytes = reference
         key = (chunk_id, start)
         lease = leases.get(key)
-        chunk = self._peer(chunk_id)
+        chunk = self.peer(chunk_id)
+        if chunk_id >= FIRST_REGION_ID:
+            return self.regions.open(chunk, reference)
         if lease is None and key not in self._leased:
             self._leased.add(key)
             lease = leases[key] = Lease(self, chunk, start, length)
@@ -198,14 +225,19 @@ class Store:
     def forget(self, chunk_ids: Iterable[int]) -> None:
         """Their owners gave these chunks back."""
         for chunk_id in chunk_ids:
-            self._peers.pop(chunk_id, None)
+            (self.regions.files if chunk_id >= FIRST_REGION_ID else self._peers).pop(chunk_id, None)
 
-    def _peer(self, chunk_id: int) -> PeerChunk:
+    def peer(self, chunk_id: int) -> Any:
+        """A chunk, or a region's file, that the supervisor sends or has sent over the lane."""
+        known: Dict[int, Any] = self.regions.files if chunk_id >= FIRST_REGION_ID else self._peers
         with self._lock:
-            while chunk_id not in self._peers:
+            while chunk_id not in known:
                 received_id, nbytes, fd = receive_chunk(self._lane)
-                self._peers[received_id] = PeerChunk(received_id, nbytes, fd)
-            return self._peers[chunk_id]
+                if received_id >= FIRST_REGION_ID:
+                    self.regions.files[received_id] = RegionFile(nbytes, fd)
+                else:
+                    self._peers[received_id] = PeerChunk(received_id, nbytes, fd)
+            return known[chunk_id]
 
     # -- what we send
 
@@ -215,7 +247,10 @@ class Store:
             received = self._unwritten(data)
             if received is not None:
                 return received
-        source = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1).view(np.uint8)
+        return self.copy(_flat(data))
+
+    def copy(self, source: Array) -> Own:
+        """Get bytes (a uint8 array) into the arena. Raises ``OutOfSharedMemory``."""
         block = self.arena.allocate(source.nbytes)
         chunk = block.chunk
         with self._lock:  # another thread's message must not name the chunk before the lane has it
@@ -227,16 +262,25 @@ class Store:
 
     def _unwritten(self, array: Array) -> Optional[Received]:
         """The block that a contiguous array is part of, if that is leased and still what its owner wrote."""
-        base = array.base
-        while isinstance(base, np.ndarray):
-            base = base.base
-        lease = getattr(base, "keep", None)
+        lease = _kept_by(array)
         if not isinstance(lease, Lease) or lease.store is not self:
             return None
         address = array.__array_interface__["data"][0]
-        if self._pages.written(address, array.nbytes):
+        if self.pages.written(address, array.nbytes):
             return None
         return Received(lease, address - lease.chunk.address, array.nbytes)
+
+    def source(self, data: Union[bytes, Array, Own, Received, RegionInput]) -> Array:
+        """A tensor's data as a uint8 array to copy from at once; where its bytes lie, if they may be read there."""
+        if isinstance(data, (Own, Received, RegionInput)):
+            return data.source()
+        if not isinstance(data, bytes):
+            lease = _kept_by(data)
+            if isinstance(lease, RegionLease) and lease.store is self:
+                original = lease.original(data)
+                if original is not None:
+                    return original  # already mapped; the model's view may not be
+        return _flat(data)
 
     def lend(self, block: Block) -> None:
         with self._lock:
@@ -253,7 +297,7 @@ class Store:
 
     def take_back(self, tensors: Iterable[List[Any]]) -> None:
         """Tensors were described for a message that is not sent after all."""
-        keys = [data[:2] for _, _, _, data in tensors if not isinstance(data, bytes)]
+        keys = [data[:2] for _, _, _, data in tensors if isinstance(data, list)]
         self.returned(key for key in keys if tuple(key) in self._lent)
 
     def trim(self) -> List[int]:

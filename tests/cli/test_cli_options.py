@@ -32,10 +32,28 @@ def test_defaults() -> None:
     assert plain.http_max_input_size == 67108864
     assert plain.exit_on_error
     assert plain.strict_readiness
-    assert plain.allow_client_shm
     assert not plain.disable_auto_complete_config
     assert plain.grpc_max_connection_age is None
     assert (plain.warnings, plain.ignored, plain.model_repository) == ((), (), ())
+
+
+@pytest.mark.spec("server:121")
+@pytest.mark.parametrize(
+    ("flags", "allowed"),
+    [
+        ("", False),
+        ("--http-address=127.0.0.1", False),
+        ("--http-address=127.0.0.1 --grpc-address=127.1.2.3", True),
+        ("--http-address=localhost --grpc-address=::1", True),
+        ("--http-address=::1 --allow-grpc=false", True),
+        ("--grpc-address=10.0.0.1 --allow-http=false", False),
+        ("--http-address=example.org --allow-grpc=false", False),
+        ("--allow-client-shm=true", True),
+        ("--http-address=127.0.0.1 --grpc-address=127.0.0.1 --allow-client-shm=false", False),
+    ],
+)
+def test_client_shared_memory_goes_with_loopback_addresses(flags: str, allowed: bool) -> None:
+    assert options(*flags.split()).allow_client_shm is allowed
 
 
 def test_every_flag_with_a_meaning_has_a_field() -> None:

@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from clients import MODULES, Client
 from http_wire import Wire
 from model_repository import write_repository
 from serving import Served, serve
+from shared_regions import ClientMemory, client_memory, start_tracker
 from waiting import Gate, wait_for_metrics
 
 
@@ -72,6 +74,23 @@ def make_gate(server: Served, tmp_path: Path) -> Iterator[Callable[[], Gate]]:
 def settled(server: Served) -> Callable[[], None]:
     """Call it to see, at once or soon, that no request holds shared memory and none is pending."""
     return lambda: wait_for_metrics(server, lambda page: not any(page.values()))
+
+
+@pytest.fixture(scope="session")
+def tracker() -> None:
+    start_tracker()
+
+
+@pytest.fixture
+def memory(server: Served, tracker: None) -> Iterator[ClientMemory]:
+    """64 bytes, which are region ``a``: the INPUT0 of ``two_in``, then its INPUT1."""
+    with client_memory(64) as memory:
+        memory[0] = np.array([1, 2, 3, 4], np.float32)
+        memory[16] = np.array([5, 6], np.int32)
+        region = {"key": memory.key, "byte_size": 64}
+        assert server.post("/v2/systemsharedmemory/region/a/register", region) == (200, b"")
+        yield memory
+        assert server.post("/v2/systemsharedmemory/unregister", {}) == (200, b"")
 
 
 @pytest.fixture

@@ -270,18 +270,6 @@ def test_index_options(wire: Wire, body: bytes, status: int, error: str | None) 
         assert reply.error == error
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "/v2/systemsharedmemory/region/r/register",
-    ],
-)
-def test_what_this_version_lacks_says_so(wire: Wire, target: str) -> None:
-    reply = wire.request("POST", target, b"{}")
-    assert (reply.status, reply.letter) == (501, "J")
-    assert "not supported" in reply.error
-
-
 @pytest.fixture(scope="module")
 def half_loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server one of whose models fails to load."""

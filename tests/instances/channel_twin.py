@@ -26,6 +26,9 @@ class ChannelTwin:
         self.opened += [name for name, *_ in wire_tensors]
         return [Tensor(name, "UINT8", shape, data) for name, _, shape, data in wire_tensors]
 
+    def discard(self, wire_tensors: list[list[Any]]) -> None:
+        self.tensors(wire_tensors)
+
     def take_freed(self) -> list[Any]:
         return FREED
 

@@ -96,7 +96,7 @@ def test_a_batch_is_sent_with_all_that_a_model_may_ask_of_its_requests(on: Setup
     )
     on.exchange.execute([request], now_ns=5)
     fields = ["r", "seq", 3, 9, {"p": 1}, ["OUT"], [["A"]]]
-    assert on.channel.sent == [[Kind.EXECUTE, 1, [fields], [(7, 0)], True]]
+    assert on.channel.sent == [[Kind.EXECUTE, 1, [fields], [(7, 0)], True, []]]
     assert on.exchange.executions[0].began_ns == 5
 
 

@@ -202,7 +202,7 @@ def load_settings(
 
 
 def execute(execution_id: int, *requests: list[Any], freed: Any = (), alone: bool = True) -> list[Any]:
-    return [Kind.EXECUTE, execution_id, list(requests), list(freed), alone]
+    return [Kind.EXECUTE, execution_id, list(requests), list(freed), alone, []]
 
 
 def reply(call_id: int, response: list[Any] | None, *, freed: Any = (), final: bool = True) -> list[Any]:

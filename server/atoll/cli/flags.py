@@ -205,7 +205,12 @@ _RUNNING_MODELS = (
         "How executions of different models are weighed against each other.",
     ),
     _many("rate-limit-resource", settings.RATE_LIMIT_RESOURCE, "Units of a resource that executions share."),
-    Flag("allow-client-shm", BOOL, True, "Let clients register shared memory."),
+    Flag(
+        "allow-client-shm",
+        BOOL,
+        None,
+        "Let clients register shared memory. Without this flag, if HTTP and gRPC listen on loopback addresses only.",
+    ),
 )
 
 _COMPATIBILITY = (

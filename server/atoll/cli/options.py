@@ -6,6 +6,7 @@ opens a file or a socket.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -127,6 +128,10 @@ def options_from(parsed: Parsed, repositories: Sequence[str] = ()) -> Options:
         values["cache_config"] = (("local", "size", str(values["response_cache_byte_size"])),)
     values["grpc_use_ssl"] = values["grpc_use_ssl"] or values["grpc_use_ssl_mutual"]
     values["metrics_config"] = _metrics_config(values["metrics_config"])
+    if values["allow_client_shm"] is None:
+        values["allow_client_shm"] = all(
+            _is_loopback(values[f"{name}_address"]) for name in ("http", "grpc") if values[f"allow_{name}"]
+        )
     if values["strict_model_config"]:
         values["disable_auto_complete_config"] = True
     values["warnings"] = tuple(_warnings(given))
@@ -145,6 +150,13 @@ def _metrics_config(settings: Sequence[tuple[str, str]]) -> MetricsConfig:
         return metrics_config(settings)
     except BadValue as bad:
         raise UsageError(f'Bad option: "--metrics-config".\n{bad}') from None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def _check_given(given: Mapping[str, Any]) -> None:

@@ -90,6 +90,7 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             env_cache_nbytes=python.env_cache_size,
             metrics=metrics_options(options),
             log=log,
+            allow_client_shm=options.allow_client_shm,
         )
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from atoll.caching.key import request_key
 from atoll.caching.response_cache import CachedResponse, ResponseCache
 from atoll.errors import Code, ServerError
-from atoll.inference import Request, Response
+from atoll.inference import Request, Response, Tensor
 from atoll.observe.statistics import Failure, ModelStatistics
 from atoll.scheduling.scheduler import Rejected
 
@@ -55,11 +55,11 @@ class CachedRequests:
 
     async def _answer_or_pass_on(self, request: Request) -> None:
         began = time.monotonic_ns()
-        if sum(tensor.nbytes for tensor in request.inputs) >= _LARGE_NBYTES:
-            loop = asyncio.get_running_loop()
-            key = await loop.run_in_executor(None, request_key, self._fingerprint, self._outputs, request)
-        else:
-            key = request_key(self._fingerprint, self._outputs, request)
+        try:
+            key = await self._key(request)
+        except ServerError as error:  # an input in memory of a client's, who has taken it away
+            self._fail(request, error, Failure.OTHER)
+            return
         found = await self._cache.look_up(key)
         lookup_ns = time.monotonic_ns() - began
         if request.cancelled:
@@ -75,11 +75,20 @@ class CachedRequests:
             except ServerError as error:
                 self._fail(request, error, Failure.REJECTED if isinstance(error, Rejected) else Failure.OTHER)
 
+    async def _key(self, request: Request) -> bytes:
+        if sum(tensor.nbytes for tensor in request.inputs) < _LARGE_NBYTES:
+            return request_key(self._fingerprint, self._outputs, request)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, request_key, self._fingerprint, self._outputs, request)
+
     def _keep(self, key: bytes, lookup_ns: int, respond: Callable[[Response], None], response: Response) -> None:
         """The model has answered: first the client gets it, then the cache."""
+        outputs: list[Tensor] | None = response.outputs
+        if response.request.placements is not None:
+            outputs = _copied(response.outputs)  # the client may change its memory as soon as it is answered
         respond(response)
-        if response.error is None and response.final:
-            self._run(self._insert(key, lookup_ns, CachedResponse(response.outputs, response.parameters)))
+        if response.error is None and response.final and outputs is not None:
+            self._run(self._insert(key, lookup_ns, CachedResponse(outputs, response.parameters)))
 
     async def _insert(self, key: bytes, lookup_ns: int, response: CachedResponse) -> None:
         began = time.monotonic_ns()
@@ -90,3 +99,11 @@ class CachedRequests:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)  # the loop itself does not hold it
         task.add_done_callback(self._tasks.discard)
+
+
+def _copied(tensors: list[Tensor]) -> list[Tensor] | None:
+    """None when the client has taken its memory away already."""
+    try:
+        return [Tensor(tensor.name, tensor.datatype, tensor.shape, bytes(tensor.buffer())) for tensor in tensors]
+    except ServerError:
+        return None

@@ -19,6 +19,7 @@ from atoll.core.catalog import Catalog, parse_version
 from atoll.core.circular_calls import check_calls
 from atoll.core.control import ModelControl
 from atoll.core.model import Model
+from atoll.core.regions import Regions
 from atoll.core.upkeep import Upkeep
 from atoll.environments.cache import EnvironmentCache, default_directory
 from atoll.environments.environments import Environments
@@ -66,6 +67,7 @@ class ServerOptions:
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
     log: LogSettings = field(default_factory=LogSettings)
     trace: TraceOptions = field(default_factory=TraceOptions)
+    allow_client_shm: bool = True
 
 
 class Server:
@@ -99,6 +101,7 @@ class Server:
         self.arena_settings = options.arena
         self.start_timeout_s = options.stub_timeout_s
         self.response_cache: ResponseCache | None = None
+        self.regions = Regions(enabled=options.allow_client_shm, on_gone=self.chunks_gone)
         self._catalog = Catalog()
         self._arena_numbers = itertools.count()
         self._live = False

@@ -15,12 +15,12 @@ import logging
 import mmap
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from atoll_ipc.dtypes import BY_CODE, BY_NAME
-from atoll_ipc.memory import Block, Chunk, Slice
+from atoll_ipc.memory import Block, Slice, view_bytes
 from atoll_ipc.wire import FrameReader, Kind, pack, receive_chunk, send_chunk
 
 from atoll.inference import Tensor
@@ -45,6 +45,10 @@ class StubChunk:
         self.fd = fd
         self.map = mmap.mmap(fd, nbytes, prot=mmap.PROT_READ)
         self.bytes = np.frombuffer(self.map, dtype=np.uint8)
+
+    def view(self, offset: int, nbytes: int, keep: object) -> memoryview:
+        """As :meth:`atoll_ipc.memory.Chunk.view`."""
+        return view_bytes(self.bytes, offset, nbytes, keep).data
 
     def __del__(self) -> None:
         fd = getattr(self, "fd", -1)
@@ -148,12 +152,32 @@ class Channel(asyncio.Protocol):
         data = tensor.data
         if type(data) is Slice:
             block = data.block
-            chunk = block.chunk
-            if chunk.id not in self._known_chunks:
-                self._share(chunk)
-            self._held.setdefault(block.key, []).append(block)
-            data = [chunk.id, block.start, block.nbytes, data.offset, data.nbytes]  # type: ignore[assignment]
+            self._lend(block)
+            data = [block.chunk.id, block.start, block.nbytes, data.offset, data.nbytes]  # type: ignore[assignment]
         return [tensor.name, BY_NAME[tensor.datatype].code, tensor.shape, data]
+
+    def describe_placements(self, index: int, placements: Mapping[str, Slice]) -> list[list[Any]]:
+        """Where this stub shall write outputs of a request; the blocks are held for it as those it reads."""
+        described = []
+        for name, place in placements.items():
+            block = place.block
+            self._lend(block)
+            described.append([index, name, block.chunk.id, block.start, place.offset, place.nbytes])
+        return described
+
+    def placed(self, wire_tensors: list[list[Any]], placements: Mapping[str, Slice]) -> list[Tensor]:
+        """Tensors as the stub described them, some of which it may have written where it was told."""
+        tensors = []
+        for wire_tensor in wire_tensors:
+            name, code, shape, data = wire_tensor
+            if type(data) is int:
+                place = placements[name]
+                if not 0 <= data <= place.nbytes:
+                    raise ValueError(f"{data} bytes in a place for {place.nbytes}")
+                tensors.append(Tensor(name, BY_CODE[code].name, shape, Slice(place.block, place.offset, data)))
+            else:
+                tensors += self.tensors([wire_tensor])
+        return tensors
 
     def tensors(self, wire_tensors: list[list[Any]]) -> list[Tensor]:
         """Tensors as the stub described them."""
@@ -161,6 +185,10 @@ class Channel(asyncio.Protocol):
             Tensor(name, BY_CODE[code].name, shape, data if type(data) is bytes else self._slice(data))
             for name, code, shape, data in wire_tensors
         ]
+
+    def discard(self, wire_tensors: list[list[Any]]) -> None:
+        """Give back what a response refers to that nobody waits for."""
+        self.tensors([wire_tensor for wire_tensor in wire_tensors if type(wire_tensor[3]) is not int])
 
     def release(self, keys: list[list[int]]) -> None:
         """The stub no longer reads these blocks of others."""
@@ -223,9 +251,13 @@ class Channel(asyncio.Protocol):
             raise ValueError(f"a block reference outside its block: {reference}")
         return Slice(block, offset, nbytes)
 
-    def _share(self, chunk: Chunk | StubChunk) -> None:
-        self._known_chunks.add(chunk.id)
-        send_chunk(self._lane, chunk.id, chunk.nbytes, chunk.fd)
+    def _lend(self, block: Block) -> None:
+        """The stub will be told of a block: it has its chunk then, and the block is there until it is released."""
+        chunk = block.chunk
+        if chunk.id not in self._known_chunks:
+            self._known_chunks.add(chunk.id)
+            send_chunk(self._lane, chunk.id, chunk.nbytes, chunk.fd)
+        self._held.setdefault(block.key, []).append(block)
 
     # -- blocks of the stub's own, as their owner
 

@@ -107,10 +107,13 @@ class Exchange:
         self.executions.append(Execution(self._next_id, requests, now_ns))
         describe = channel.describe
         batch: list[list[Any]] = []
+        placements: list[list[Any]] = []
         for request in requests:
             request.began_ns = now_ns
             if request.cancelled:  # since it was rescheduled; the model shall know before it sees the request again
                 channel.send([Kind.CANCEL, self._next_id, len(batch)])
+            if request.placements is not None:
+                placements += channel.describe_placements(len(batch), request.placements)
             batch.append(
                 [
                     request.id,
@@ -122,7 +125,7 @@ class Exchange:
                     [describe(tensor) for tensor in request.inputs],
                 ]
             )
-        channel.send([Kind.EXECUTE, self._next_id, batch, channel.take_freed(), alone])
+        channel.send([Kind.EXECUTE, self._next_id, batch, channel.take_freed(), alone, placements])
 
     def cancel(self, request: Request) -> None:
         """Tell the stub that the client of a request has given up."""
@@ -202,7 +205,7 @@ class Exchange:
             else:
                 response = self._response(channel, request, result, final)
         elif result is not None:
-            channel.tensors(result[0])  # of a request that failed meanwhile; its blocks are given back at once
+            channel.discard(result[0])  # of a request that failed meanwhile; its blocks are given back at once
         channel.release(released)
         receipt = None
         if not final and result is not None:
@@ -216,7 +219,8 @@ class Exchange:
     def _response(self, channel: Channel, request: Request, result: list[Any], final: bool = True) -> Response:
         tensors, error, parameters = result
         failure = None if error is None else ServerError(Code(error[0]), error[1])
-        outputs = channel.tensors(tensors)
+        placements = request.placements
+        outputs = channel.tensors(tensors) if placements is None else channel.placed(tensors, placements)
         return Response(request, self._version, outputs, parameters=parameters, error=failure, final=final)
 
     def _executing(self, execution_id: int) -> Execution:

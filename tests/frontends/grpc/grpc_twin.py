@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from atoll.core.regions import Regions
 from atoll.errors import Code, ServerError
 from atoll.inference import Parameter, Request, Response, Tensor
 
@@ -57,6 +58,7 @@ class TwinServer:
     def __init__(self) -> None:
         self.ready = True
         self.models: dict[str, TwinModel] = {}
+        self.regions = Regions()
         self.arrived: queue.Queue[Request] = queue.Queue()
         self.cancelled: queue.Queue[Request] = queue.Queue()
 

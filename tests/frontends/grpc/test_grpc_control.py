@@ -10,15 +10,6 @@ from atoll_protos import messages
 from grpc_harness import Client
 from grpc_twin import TwinServer
 
-NOT_OFFERED = [
-    "SystemSharedMemoryStatus",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus",
-    "CudaSharedMemoryRegister",
-    "CudaSharedMemoryUnregister",
-]
-
 
 @pytest.fixture
 def check_health(client: Client) -> Callable[[str], int]:
@@ -115,12 +106,6 @@ def test_repository_name(client: Client, name: str) -> None:
         "UNIMPLEMENTED",
         "'repository_name' specification is not supported",
     )
-
-
-@pytest.mark.spec("server:131")
-@pytest.mark.parametrize("name", NOT_OFFERED)
-def test_not_offered(client: Client, name: str) -> None:
-    assert client.error(name) == ("UNIMPLEMENTED", f"{name} is not supported by this version of the server")
 
 
 def test_malformed_message(client: Client) -> None:

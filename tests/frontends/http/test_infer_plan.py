@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from atoll.core.regions import RegionSpan
 from atoll.errors import Code, ServerError
 from atoll.frontends.http.json_reader import read_json
 from atoll.frontends.http.plan import InferPlan, OutputForm, PlannedInput, plan_document
@@ -267,19 +268,27 @@ def test_refused_outputs(options: dict[str, Any], message: str) -> None:
     assert refusal({"inputs": [], "outputs": [{"name": "OUTPUT0", "parameters": options}]}) == message
 
 
-def test_shared_memory_regions_are_unknown() -> None:
-    by_input = {"inputs": [tensor(data=None, parameters={"shared_memory_region": "x", "shared_memory_byte_size": 16})]}
-    by_output = {
-        "inputs": [],
-        "outputs": [{"name": "O", "parameters": {"shared_memory_region": "zz", "binary_data": False}}],
+def test_tensors_in_shared_memory() -> None:
+    there = {"shared_memory_region": "x", "shared_memory_byte_size": 16}
+    document = {
+        "inputs": [tensor(data=None, parameters=there)],
+        "outputs": [
+            {"name": "A", "parameters": {**there, "shared_memory_offset": 64, "binary_data": False}},
+            {"name": "B", "parameters": {"shared_memory_region": "y"}},
+            {"name": "C"},
+        ],
     }
-    for document, region in ((by_input, "x"), (by_output, "zz")):
-        with pytest.raises(ServerError) as raised:
-            plan(document)
-        assert raised.value.code is Code.NOT_FOUND
-        assert raised.value.message == f"Unable to find shared memory region: '{region}'"
-    by_input["inputs"][0]["parameters"]["shared_memory_offset"] = "x"
-    assert refusal(by_input) == f"Unable to parse 'shared_memory_offset': {NOT_UNSIGNED}"
+    planned = plan(document)
+    assert planned.inputs == (PlannedInput("INPUT0", "FP32", (1, 4), RegionSpan("x", 0, 16)),)
+    assert planned.outputs == ("A", "B", "C")
+    assert planned.regions == {"A": RegionSpan("x", 64, 16), "B": RegionSpan("y", 0, None)}
+    assert [planned.forms[name].in_region for name in "ABC"] == [True, True, False]
+    assert not planned.holds_data
+    there["shared_memory_offset"] = "x"
+    assert refusal(document) == f"Unable to parse 'shared_memory_offset': {NOT_UNSIGNED}"
+    there["shared_memory_offset"] = 0
+    there["shared_memory_byte_size"] = -1
+    assert refusal(document) == f"Unable to parse 'shared_memory_byte_size': {NOT_UNSIGNED}"
 
 
 def test_text_that_is_not_utf8_can_be_encoded_again() -> None:

@@ -14,14 +14,16 @@ from atoll_ipc.dtypes import BY_NAME
 from atoll_protos import messages
 from google.protobuf.message import DecodeError
 
+from atoll.core.regions import Regions, RegionSpan
 from atoll.errors import Code, ServerError
 from atoll.frontends.grpc.contents import pack_contents
 from atoll.frontends.grpc.reply import Reply
 from atoll.frontends.grpc.wire import Buffer, cut_raw_inputs
-from atoll.inference import SEQUENCE_END, SEQUENCE_START, Parameter, Request, Response, Tensor
+from atoll.inference import SEQUENCE_END, SEQUENCE_START, Parameter, Request, Response, Tensor, TensorData
 
 __all__ = ["decode_request", "parse", "parse_request"]
 
+_MAX_UINT64 = (1 << 64) - 1
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _CUSTOM = ("bool_param", "int64_param", "string_param", "double_param")
 
@@ -41,15 +43,19 @@ def parse_request(body: Buffer) -> tuple[Any, Any]:
     return message, raw or message.raw_input_contents
 
 
-def decode_request(message: Any, raw: Any, reply: Reply, respond: Callable[[Response], None]) -> Request:
+def decode_request(
+    message: Any, raw: Any, reply: Reply, respond: Callable[[Response], None], regions: Regions
+) -> Request:
     """The request that the client means, to the version that ``reply`` names. Fills ``reply``."""
     # The version by number also where the client left it open: a reload must not send a cancellation elsewhere.
     request = Request(message.model_name, [], respond, model_version=reply.model.version, id=message.id)
     if message.parameters:
         _decode_parameters(message.parameters, request, reply)
-    request.inputs = _decode_inputs(message, raw)
+    request.inputs = _decode_inputs(message, raw, regions)
     if message.outputs:
         request.outputs = _decode_outputs(message.outputs, reply)
+        if reply.regions:
+            regions.redirect(request, reply.regions)
     return request
 
 
@@ -59,7 +65,7 @@ def _decode_parameters(parameters: Any, request: Request, reply: Reply) -> None:
         kind = value.WhichOneof("parameter_choice")
         if key == "sequence_id":
             if kind == "int64_param":
-                request.correlation_id = value.int64_param & 0xFFFF_FFFF_FFFF_FFFF
+                request.correlation_id = value.int64_param & _MAX_UINT64
             elif kind == "string_param":
                 request.correlation_id = value.string_param
             else:
@@ -110,7 +116,7 @@ def _not_negative(key: str, value: int) -> int:
     return value
 
 
-def _decode_inputs(message: Any, raw: Any) -> list[Tensor]:
+def _decode_inputs(message: Any, raw: Any, regions: Regions) -> list[Tensor]:
     """The inputs with their bytes; a view of the request's body where the client sent raw contents."""
     tensors: list[Tensor] = []
     entries = iter(raw)
@@ -118,16 +124,17 @@ def _decode_inputs(message: Any, raw: Any) -> list[Tensor]:
         name, datatype = tensor.name, tensor.datatype
         if datatype not in BY_NAME:
             datatype = "<invalid>"
-        region = _shared_memory_region(tensor) if tensor.parameters else None
-        if region is not None:
+        span = _region_span(tensor) if tensor.parameters else None
+        data: TensorData | None
+        if span is not None:
             if tensor.HasField("contents"):
                 raise ServerError(
                     Code.INVALID_ARG,
                     f"unexpected 'content' provided when using shared memory for input tensor '{name}' "
                     f"for model '{message.model_name}'",
                 )
-            raise _unknown_region(region)
-        if raw:
+            data = regions.data(span, datatype)
+        elif raw:
             if tensor.HasField("contents"):
                 raise ServerError(
                     Code.INVALID_ARG,
@@ -154,42 +161,45 @@ def _decode_outputs(outputs: Any, reply: Reply) -> list[str]:
         names.append(output.name)
         if not output.parameters:
             continue
-        region = _shared_memory_region(output)
+        span = _region_span(output)
         if "classification" in output.parameters:
             choice = output.parameters["classification"]
             if choice.WhichOneof("parameter_choice") != "int64_param":
                 raise _wrong_type("classification", "int64_param")
             if choice.int64_param <= 0:
                 raise ServerError(Code.INVALID_ARG, "invalid value for 'classification' parameter, expected >= 0")
-            if region is not None:
+            if span is not None:
                 raise ServerError(Code.INVALID_ARG, "output can't set both 'shared_memory_region' and 'classification'")
             reply.classes[output.name] = choice.int64_param
-        if region is not None:
-            raise _unknown_region(region)
+        if span is not None:
+            reply.regions[output.name] = span
     return names
 
 
-def _shared_memory_region(tensor: Any) -> str | None:
-    """The region that an input's or output's parameters name, once they are well-formed."""
+def _region_span(tensor: Any) -> RegionSpan | None:
+    """The part of a region that an input's or output's parameters name, once they are well-formed."""
     parameters = tensor.parameters
     region: str | None = None
+    numbers = {"shared_memory_offset": 0, "shared_memory_byte_size": 0}
     if "shared_memory_region" in parameters:
         region = _tensor_parameter(tensor, "shared_memory_region", "string_param")
-    for key in ("shared_memory_offset", "shared_memory_byte_size"):
+    for key in numbers:
         if key in parameters:
             if region is None:
                 raise ServerError(
                     Code.INVALID_ARG,
                     f"'{key}' can not be specified without 'shared_memory_region' parameter for tensor '{tensor.name}'",
                 )
-            _tensor_parameter(tensor, key, "int64_param")
-    if region is not None and "shared_memory_byte_size" not in parameters:
+            numbers[key] = _tensor_parameter(tensor, key, "int64_param") & _MAX_UINT64
+    if region is None:
+        return None
+    if "shared_memory_byte_size" not in parameters:
         raise ServerError(
             Code.INVALID_ARG,
             "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter "
             f"for tensor '{tensor.name}'",
         )
-    return region
+    return RegionSpan(region, numbers["shared_memory_offset"], numbers["shared_memory_byte_size"])
 
 
 def _tensor_parameter(tensor: Any, key: str, kind: str) -> Any:
@@ -199,7 +209,3 @@ def _tensor_parameter(tensor: Any, key: str, kind: str) -> Any:
             Code.INVALID_ARG, f"invalid value type for '{key}' parameter for tensor '{tensor.name}', expected {kind}."
         )
     return getattr(value, kind)
-
-
-def _unknown_region(region: str) -> ServerError:
-    return ServerError(Code.NOT_FOUND, f"Unable to find shared memory region: '{region}'")

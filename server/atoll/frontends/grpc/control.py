@@ -1,6 +1,6 @@
 """The unary RPCs that are not inference: each a function from a request message to a response message.
 
-``CONTROL_RPCS`` is the table of them by path. What the core does not offer yet is in it too, as one sentence.
+``CONTROL_RPCS`` is the table of them by path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from atoll_protos import messages
 from google.protobuf import json_format
 
 from atoll.errors import Code, ServerError
-from atoll.frontends.grpc import settings
+from atoll.frontends.grpc import settings, shared_memory
 
 if TYPE_CHECKING:
     from atoll.core.server import Server
@@ -112,14 +112,7 @@ def _refuse_repository_name(request: Any) -> None:
         raise ServerError(Code.UNSUPPORTED, "'repository_name' specification is not supported")
 
 
-def _unsupported(name: str) -> _Answer:
-    async def answer(server: Server, request: Any) -> Any:
-        raise ServerError(Code.UNSUPPORTED, f"{name} is not supported by this version of the server")
-
-    return answer
-
-
-_OFFERED: dict[str, tuple[str, _Answer]] = {
+_ANSWERS: dict[str, tuple[str, _Answer]] = {
     "ServerLive": ("health", _server_live),
     "ServerReady": ("health", _server_ready),
     "ModelReady": ("health", _model_ready),
@@ -132,22 +125,16 @@ _OFFERED: dict[str, tuple[str, _Answer]] = {
     "RepositoryModelUnload": ("model-repository", _model_unload),
     "TraceSetting": ("trace", settings.trace_setting),
     "LogSettings": ("logging", settings.log_settings),
-}
-
-_NOT_OFFERED: dict[str, str] = {
-    "SystemSharedMemoryStatus": "shared-memory",
-    "SystemSharedMemoryRegister": "shared-memory",
-    "SystemSharedMemoryUnregister": "shared-memory",
-    "CudaSharedMemoryStatus": "shared-memory",
-    "CudaSharedMemoryRegister": "shared-memory",
-    "CudaSharedMemoryUnregister": "shared-memory",
+    "SystemSharedMemoryStatus": ("shared-memory", shared_memory.system_status),
+    "SystemSharedMemoryRegister": ("shared-memory", shared_memory.register_system),
+    "SystemSharedMemoryUnregister": ("shared-memory", shared_memory.unregister_system),
+    "CudaSharedMemoryStatus": ("shared-memory", shared_memory.cuda_status),
+    "CudaSharedMemoryRegister": ("shared-memory", shared_memory.register_cuda),
+    "CudaSharedMemoryUnregister": ("shared-memory", shared_memory.unregister_cuda),
 }
 
 CONTROL_RPCS: dict[str, ControlRpc] = {
     f"/{SERVICE}/{name}": ControlRpc(category, getattr(messages, f"{name}Request"), answer)
-    for name, (category, answer) in {
-        **_OFFERED,
-        **{name: (category, _unsupported(name)) for name, category in _NOT_OFFERED.items()},
-    }.items()
+    for name, (category, answer) in _ANSWERS.items()
 }
 CONTROL_RPCS[_HEALTH_CHECK] = ControlRpc("health", messages.HealthCheckRequest, _health_check)

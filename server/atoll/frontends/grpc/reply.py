@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from atoll_protos import messages
 
+from atoll.core.regions import RegionSpan
 from atoll.errors import Code, ServerError
 from atoll.frontends.classification import classify
 from atoll.frontends.grpc.wire import RAW_OUTPUT_TAG, STREAMED_RESPONSE_TAG, Parts, field_header, total_bytes
@@ -28,12 +29,13 @@ _FINAL = "triton_final_response"
 class Reply:
     """What the responses to one request shall look like. ``version`` is the model version as the client sent it."""
 
-    __slots__ = ("classes", "model", "version", "wants_empty_final")
+    __slots__ = ("classes", "model", "regions", "version", "wants_empty_final")
 
     def __init__(self, model: Model, version: str) -> None:
         self.model = model
         self.version = version
         self.classes: dict[str, int] = {}
+        self.regions: dict[str, RegionSpan] = {}
         self.wants_empty_final = False
 
 
@@ -94,7 +96,12 @@ def _encode(response: Response, reply: Reply, final: bool | None) -> Parts:
     for tensor in response.outputs:
         if tensor.name in reply.classes:
             tensor = _classified(tensor, reply)
-        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if tensor.name in reply.regions:
+            _tell_region(output.parameters, reply.regions[tensor.name], tensor.nbytes)
+            raw.append(field_header(RAW_OUTPUT_TAG, 0))
+            raw_bytes += len(raw[-1])
+            continue
         nbytes = tensor.nbytes
         header = field_header(RAW_OUTPUT_TAG, nbytes)
         raw += (header, tensor.buffer())
@@ -108,6 +115,12 @@ def _encode(response: Response, reply: Reply, final: bool | None) -> Parts:
             f"Response has byte size {size} which exceeds gRPC's byte size limit {MAX_MESSAGE_BYTES}.",
         )
     return [head, *raw]
+
+
+def _tell_region(target: Any, span: RegionSpan, nbytes: int) -> None:
+    target["shared_memory_region"].string_param = span.region
+    target["shared_memory_byte_size"].int64_param = nbytes
+    target["shared_memory_offset"].int64_param = span.offset
 
 
 def _encode_parameters(target: Any, parameters: dict[str, Any]) -> None:

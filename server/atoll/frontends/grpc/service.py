@@ -96,7 +96,7 @@ class InferenceService:
     ) -> Request:
         """Hand a parsed request for ``model`` to the core. Raises when it is refused."""
         reply = Reply(model, message.model_version)
-        request = decode_request(message, raw, reply, partial(respond, reply))
+        request = decode_request(message, raw, reply, partial(respond, reply), self.server.regions)
         if self._forwarded is not None:
             forward(matching(self._forwarded, headers()), request)
         self.server.infer(request)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import orjson
 
+from atoll.core.regions import Regions
 from atoll.frontends.classification import classify
 from atoll.frontends.http.answer import JSON, OCTET_STREAM
 from atoll.frontends.http.json_reader import read_json
@@ -65,9 +66,11 @@ class InferCodec:
         *,
         max_input_nbytes: int = DEFAULT_MAX_INPUT_NBYTES,
         labels: Mapping[str, Sequence[str]] | None = None,
+        regions: Regions | None = None,
     ) -> None:
-        """``labels``: of each output that has a label file, its lines."""
+        """``labels``: of each output that has a label file, its lines. ``regions``: the server's."""
         self.model = model
+        self._regions = regions or Regions()
         self._max_input_nbytes = max_input_nbytes
         self._labels = labels or {}
         # By the JSON part and the number of bytes behind it; apart from them those whose JSON continued after an id,
@@ -103,11 +106,13 @@ class InferCodec:
         inputs = []
         for name, datatype, shape, packed, offset, size in plan.inputs:
             data: TensorData
-            if packed is not None:
-                data = packed
-            else:
+            if packed is None:
                 start = json_nbytes + offset
                 data = bytes(body[start : start + size]) if take is None else take(start, size)
+            elif isinstance(packed, bytes):
+                data = packed
+            else:
+                data = self._regions.data(packed, datatype)
             inputs.append(Tensor(name, datatype, shape, data))
         request = Request(
             model.name,
@@ -123,6 +128,8 @@ class InferCodec:
             timeout_us=plan.timeout_us,
             form=plan.form,
         )
+        if plan.regions is not None:
+            self._regions.redirect(request, plan.regions)
         return request, plan
 
     def _plan(self, body: Buffer, json_nbytes: int, tail_nbytes: int) -> tuple[InferPlan, str]:
@@ -162,7 +169,10 @@ class InferCodec:
         blobs: list[Buffer] = []
         blobs_nbytes = 0
         for output in response.outputs:
-            binary, classes = plan.forms.get(output.name, plan.default_form)
+            binary, classes, in_region = plan.forms.get(output.name, plan.default_form)
+            if in_region:
+                fragments.append(_description(output) + b"}")
+                continue
             tensor = self._classified(output, classes) if classes else output
             nbytes = tensor.nbytes if binary else None
             key = (tensor.name, tensor.datatype, nbytes, *tensor.shape)
@@ -190,17 +200,22 @@ class InferCodec:
 
     def _describe(self, tensor: Tensor, nbytes: int | None, key: tuple[object, ...]) -> bytes:
         """The JSON of one output; up to its elements where they follow in JSON."""
-        description = b'{"name":%b,"datatype":%b,"shape":[%b],' % (
-            to_json(tensor.name),
-            to_json(tensor.datatype),
-            ",".join(map(str, tensor.shape)).encode(),
-        )
-        fragment = description + (b'"data":' if nbytes is None else b'"parameters":{"binary_data_size":%d}}' % nbytes)
+        ending = b',"data":' if nbytes is None else b',"parameters":{"binary_data_size":%d}}' % nbytes
+        fragment = _description(tensor) + ending
         _remember(self._fragments, key, fragment)
         return fragment
 
     def _classified(self, output: Tensor, classes: int) -> Tensor:
         return classify(output, classes, self.model.max_batch_size > 0, self._labels.get(output.name, ()))
+
+
+def _description(tensor: Tensor) -> bytes:
+    """An output's JSON object without its end."""
+    return b'{"name":%b,"datatype":%b,"shape":[%b]' % (
+        to_json(tensor.name),
+        to_json(tensor.datatype),
+        ",".join(map(str, tensor.shape)).encode(),
+    )
 
 
 def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:

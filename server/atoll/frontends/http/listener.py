@@ -97,6 +97,11 @@ class HttpFrontend:
         key = (model.name, model.version)
         known = self._codecs.get(key)
         if known is None or known[0] is not model:
-            codec = InferCodec(model, max_input_nbytes=self.options.max_input_size, labels=model.labels)
+            codec = InferCodec(
+                model,
+                max_input_nbytes=self.options.max_input_size,
+                labels=model.labels,
+                regions=self.server.regions,
+            )
             known = self._codecs[key] = (model, codec)
         return known[1]

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from atoll_ipc.dtypes import BY_NAME
 
-from atoll.errors import Code, ServerError
+from atoll.core.regions import RegionSpan
+from atoll.errors import ServerError
 from atoll.frontends.http.members import (
     ARRAY,
     BOOLEAN,
@@ -40,12 +41,12 @@ _CONTENT_FIELDS = (
 
 
 class PlannedInput(NamedTuple):
-    """One input tensor: its packed bytes where the JSON held them, else where they lie behind the JSON."""
+    """One input tensor: its packed bytes if the JSON held them, or its region, else where it lies behind the JSON."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes | None
+    data: bytes | RegionSpan | None
     offset: int = 0
     """From the first byte behind the JSON."""
     nbytes: int = 0
@@ -57,6 +58,8 @@ class OutputForm(NamedTuple):
     binary: bool = False
     classes: int = 0
     """Classification: how many of the largest values of each row; 0 for the tensor itself."""
+    in_region: bool = False
+    """It is left in shared memory of the client's."""
 
 
 class InferPlan(NamedTuple):
@@ -73,11 +76,13 @@ class InferPlan(NamedTuple):
     timeout_us: int = 0
     form: Form | None = None
     """Shared by the requests of this plan, when they differ in nothing but bytes behind the JSON."""
+    regions: Mapping[str, RegionSpan] | None = None
+    """Where the client wants outputs, if anywhere, by their names."""
 
     @property
     def holds_data(self) -> bool:
         """Whether tensor data came with the JSON, so that no other request will have the same."""
-        return any(tensor.data is not None for tensor in self.inputs)
+        return any(isinstance(tensor.data, bytes) for tensor in self.inputs)
 
 
 def plan_document(model_name: str, document: object, tail_nbytes: int, max_input_nbytes: int) -> tuple[InferPlan, str]:
@@ -88,7 +93,13 @@ def plan_document(model_name: str, document: object, tail_nbytes: int, max_input
     if "parameters" in root:
         _read_parameters(root["parameters"], settings)
     inputs = _read_inputs(member(root, "inputs", ARRAY), model_name, tail_nbytes, max_input_nbytes)
-    forms = dict(map(_read_output, member(root, "outputs", ARRAY))) if "outputs" in root else {}
+    forms: dict[str, OutputForm] = {}
+    regions: dict[str, RegionSpan] = {}
+    for item in member(root, "outputs", ARRAY) if "outputs" in root else ():
+        name, form, span = _read_output(item)
+        forms[name] = form
+        if span is not None:
+            regions[name] = span
     plan = InferPlan(
         inputs,
         tuple(forms),
@@ -100,6 +111,7 @@ def plan_document(model_name: str, document: object, tail_nbytes: int, max_input
         settings.priority,
         settings.timeout_us,
         Form(),
+        regions or None,
     )
     return plan, request_id
 
@@ -179,7 +191,7 @@ def _read_input(item: object, offset: int, max_input_nbytes: int) -> PlannedInpu
     if binary:
         return PlannedInput(name, datatype, shape, None, offset, member(options, "binary_data_size", UNSIGNED))
     if not in_json:
-        raise _unknown_region(options)
+        return PlannedInput(name, datatype, shape, _read_span(options))
     if datatype in ("FP16", "BF16"):
         raise invalid(
             f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
@@ -241,7 +253,7 @@ def _check_json_size(name: str, nbytes: int, limit: int) -> None:
         )
 
 
-def _read_output(item: object) -> tuple[str, OutputForm]:
+def _read_output(item: object) -> tuple[str, OutputForm, RegionSpan | None]:
     output = as_object(item)
     name = string_member(output, "name")
     options = as_object(output.get("parameters"))
@@ -254,17 +266,17 @@ def _read_output(item: object) -> tuple[str, OutputForm]:
             raise invalid("Output can't set both 'shared_memory_region' and 'classification'")
         if binary:
             raise invalid("Output can't set both 'shared_memory_region' and 'binary_data'")
-        raise _unknown_region(options)
-    return name, OutputForm(binary, classes)
+        return name, OutputForm(in_region=True), _read_span(options)
+    return name, OutputForm(binary, classes), None
 
 
-def _unknown_region(options: Mapping[str, Any]) -> ServerError:
-    """No region can be registered with this server, so whichever the client names is not there."""
+def _read_span(options: Mapping[str, Any]) -> RegionSpan:
     name = string_member(options, "shared_memory_region")
-    for key in ("shared_memory_offset", "shared_memory_byte_size"):
-        if key in options:
-            member(options, key, UNSIGNED)
-    return ServerError(Code.NOT_FOUND, f"Unable to find shared memory region: '{name}'")
+    offset, nbytes = (
+        member(options, key, UNSIGNED) if key in options else None
+        for key in ("shared_memory_offset", "shared_memory_byte_size")
+    )
+    return RegionSpan(name, offset or 0, nbytes)
 
 
 def _text(shape: Sequence[int]) -> str:

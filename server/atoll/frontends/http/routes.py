@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from atoll.errors import Code, ServerError
-from atoll.frontends.http import settings
+from atoll.frontends.http import settings, shared_memory
 from atoll.frontends.http.answer import JSON, TEXT, Answer, error_body
 from atoll.frontends.http.json_reader import read_json
 
@@ -43,6 +43,7 @@ class Route(NamedTuple):
     answer: _Handler | Task
     model: str = ""
     version: str = ""
+    region: str = ""
 
 
 _Handler = Callable[["Server", Route, bytes], "Answer | Awaitable[Answer]"]
@@ -139,10 +140,6 @@ def _not_in_a_repository(server: Server, route: Route, body: bytes) -> Answer:
     raise ServerError(Code.UNSUPPORTED, "'repository_name' specification is not supported")
 
 
-def _not_yet(server: Server, route: Route, body: bytes) -> Answer:
-    raise ServerError(Code.UNSUPPORTED, "This endpoint is not supported by this version of the server yet")
-
-
 def _as_json(make: Callable[[Server, str, bytes], Any]) -> Callable[[Server, Route, bytes], Answer]:
     """``make`` gets a model's name and the body, and gives a document."""
     return lambda server, route, body: _json(make(server, route.model, body))
@@ -155,6 +152,8 @@ def _json(value: Any) -> Answer:
 _GET, _POST = (b"GET",), (b"POST",)
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _TRACED = r"/v2(?:/models/(?P<model>[^/]+))?"
+_REGION = "(?:/region/(?P<region>[^/]+))?"
+_SYSTEM_REGION, _CUDA_REGION = "/v2/systemsharedmemory" + _REGION, "/v2/cudasharedmemory" + _REGION
 
 _TABLE: list[tuple[str, tuple[bytes, ...], str, bytes, _Handler | Task]] = [
     (_MODEL + "/infer", _POST, "inference", TEXT, Task.INFER),
@@ -172,14 +171,12 @@ _TABLE: list[tuple[str, tuple[bytes, ...], str, bytes, _Handler | Task]] = [
     ("/v2/repository/models/(?P<model>[^/]+)/load", _POST, "model-repository", JSON, _load),
     ("/v2/repository/models/(?P<model>[^/]+)/unload", _POST, "model-repository", JSON, _unload),
     ("/v2/repository/[^/]+/models/[^/]+/(?:load|unload)", _POST, "model-repository", JSON, _not_in_a_repository),
-    ("/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/status", _GET, "shared-memory", JSON, _not_yet),
-    (
-        "/v2/(?:system|cuda)sharedmemory(?:/region/[^/]+)?/(?:register|unregister)",
-        _POST,
-        "shared-memory",
-        JSON,
-        _not_yet,
-    ),
+    (_SYSTEM_REGION + "/status", _GET, "shared-memory", JSON, shared_memory.system_status),
+    (_SYSTEM_REGION + "/register", _POST, "shared-memory", JSON, shared_memory.register_system),
+    (_SYSTEM_REGION + "/unregister", _POST, "shared-memory", JSON, shared_memory.unregister_system),
+    (_CUDA_REGION + "/status", _GET, "shared-memory", JSON, shared_memory.cuda_status),
+    (_CUDA_REGION + "/register", _POST, "shared-memory", JSON, shared_memory.register_cuda),
+    (_CUDA_REGION + "/unregister", _POST, "shared-memory", JSON, shared_memory.unregister_cuda),
     (_TRACED + "/trace/setting", _GET, "trace", JSON, _as_json(settings.trace_settings)),
     (_TRACED + "/trace/setting", _POST, "trace", JSON, _as_json(settings.update_trace_settings)),
     ("/v2/logging", _GET, "logging", JSON, _as_json(settings.log_settings)),
@@ -205,7 +202,9 @@ def find_target(
                 if not any(name.lower() == key.lower() and value == word for name, value in headers):
                     return Answer(403, TEXT, error_body(f"This API is restricted, expecting header '{key.decode()}'"))
             if method in route.methods:
-                found = match.groupdict()
-                return route._replace(model=found.get("model") or "", version=found.get("version") or "")
+                found = {name: text or "" for name, text in match.groupdict().items()}
+                return route._replace(
+                    model=found.get("model", ""), version=found.get("version", ""), region=found.get("region", "")
+                )
             refusal = Answer(405, route.content_type, b'{"error":"Method Not Allowed"}')
     return refusal
