@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import uvloop
 from atoll_ipc.memory import ArenaSettings
@@ -103,9 +105,14 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
         log_table(tables.model_table(index))
         log_table(tables.options_table(option_rows(options, server.EXTENSIONS)))
 
+    def abandon(status: int) -> NoReturn:
+        server.discard_copies()
+        os._exit(status)
+
     return await serve(
         server,
         endpoints(server, options),
         exit_timeout_s=options.exit_timeout_secs,
         on_loaded=show_tables,
+        abandon=abandon,
     )

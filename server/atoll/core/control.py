@@ -52,6 +52,8 @@ class ModelControl:
         if self._mode != "explicit" or self._options.startup_models == ("*",):
             loaded = await self._poller.poll(all_must_be_readable=self._options.exit_on_error)
         else:
+            if self._options.exit_on_error:
+                await asyncio.to_thread(self._repositories.check)
             loaded = await self._load_named(self._options.startup_models)
         self._started = True
         if self._mode == "poll":
@@ -114,7 +116,14 @@ class ModelControl:
 
     async def stop(self, timeout_s: float) -> bool:
         """Finalize every model; True when all ended by themselves."""
-        return await self._loader.stop_all(timeout_s)
+        try:
+            return await self._loader.stop_all(timeout_s)
+        finally:
+            self.discard_copies()
+
+    def discard_copies(self) -> None:
+        """Remove the local copies of repositories in stores."""
+        self._repositories.close()
 
     def _check_started(self) -> None:
         if not self._started or self._stopping:

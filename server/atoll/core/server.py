@@ -156,6 +156,10 @@ class Server:
         self._live = False
         return clean and ended
 
+    def discard_copies(self) -> None:
+        """Remove the local copies of repositories in stores: the last thing before an end without :meth:`stop`."""
+        self._model_control.discard_copies()
+
     async def _drain(self, deadline: float) -> bool:
         loop = asyncio.get_running_loop()
         while busy := [model for model in self._catalog.living() if model.in_flight]:

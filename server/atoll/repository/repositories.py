@@ -4,15 +4,19 @@ Everything here reads files and may take its time: the server calls it in a thre
 threads may.
 """
 
+from __future__ import annotations
+
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atoll.errors import Code, ServerError
 from atoll.repository import scan
 from atoll.repository.changes import Snapshot, snapshot
+from atoll.repository.mirror import Mirror, is_remote
+from atoll.repository.names import is_plain_name
 from atoll.repository.scan import Listed, ModelSource
 
 __all__ = ["Found", "Look", "Repositories"]
@@ -41,22 +45,38 @@ class Look:
 
 
 class Repositories:
-    """Where models lie. With ``namespacing`` each repository is a namespace of its own."""
+    """Where models lie: in local folders, or in stores that are copied. Each may be a namespace of its own."""
 
     def __init__(self, paths: Sequence[str], options: scan.Options, namespacing: bool = False) -> None:
-        self._paths = tuple(dict.fromkeys(map(Path, paths)))
+        self._places = [
+            _Place(path, Mirror(path)) if is_remote(path) else _Place(path) for path in dict.fromkeys(paths)
+        ]
         self._options = options
         self._namespacing = namespacing
+
+    def close(self) -> None:
+        """Remove all copies."""
+        for place in self._places:
+            if place.mirror is not None:
+                place.mirror.close()
+
+    def check(self) -> None:
+        """Raises ServerError when a repository cannot be read."""
+        for place in self._places:
+            self._list(place)
 
     def look(self, known: Mapping[str, Snapshot]) -> Look:
         """Every model that is not as ``known`` has it, and the identifiers of all."""
         look = Look()
         listed: list[Listed] = []
-        for repository in self._paths:
+        for place in self._places:
             try:
-                listed += self._list(repository)
+                if place.mirror is not None:
+                    failures = place.mirror.refresh()
+                    look.failures.update({place.path / name: error for name, error in failures.items()})
+                listed += self._list_copied(place)
             except ServerError as error:
-                look.failures[repository] = error
+                look.failures[place.path] = error
         counts = Counter(model.identifier for model in listed)
         for model in listed:
             look.present[model.identifier] = model
@@ -72,9 +92,13 @@ class Repositories:
         """The model of a name; with namespacing that of each repository which has one.
 
         ``config`` is a configuration as JSON that stands in for the file. Raises ServerError when there is no such
-        model, or more than there may be.
+        model, or more than there may be, or it cannot be copied.
         """
-        found = [model for model in self.listed() if model.name == name]
+        for place in self._places:
+            if place.mirror is not None and is_plain_name(name):
+                for error in place.mirror.refresh(name).values():
+                    raise error
+        found = [model for model in self._readable(self._list_copied) if model.name == name]
         if not found or (len(found) > 1 and not self._namespacing):
             reason = "not unique across all model" if found else "unable to find it in the"
             raise ServerError(Code.NOT_FOUND, f"{reason} repositories")
@@ -85,17 +109,39 @@ class Repositories:
         return self._read(Listed(name, path, path.parent), config)
 
     def listed(self) -> list[Listed]:
-        """The models of all repositories that can be read."""
-        found: list[Listed] = []
-        for repository in self._paths:
-            with contextlib.suppress(ServerError):
-                found += self._list(repository)
-        return found
+        """The models of all repositories that can be read, copied or not."""
+        return self._readable(self._list)
 
     def _read(self, model: Listed, config: str) -> Found:
         files = snapshot(model.path)  # before it is read: what changes in between is seen next time
         return Found(scan.read_model(model, self._options, config or None), files)
 
-    def _list(self, repository: Path) -> list[Listed]:
-        models = scan.list_models(repository)
-        return [replace(model, namespace=str(repository)) for model in models] if self._namespacing else models
+    def _readable(self, list_place: Callable[[_Place], list[Listed]]) -> list[Listed]:
+        found: list[Listed] = []
+        for place in self._places:
+            with contextlib.suppress(ServerError):
+                found += list_place(place)
+        return found
+
+    def _list(self, place: _Place) -> list[Listed]:
+        if place.mirror is None:
+            return self._list_copied(place)
+        return [Listed(name, place.path / name, place.path, self._namespace(place)) for name in place.mirror.names()]
+
+    def _list_copied(self, place: _Place) -> list[Listed]:
+        return [replace(model, namespace=self._namespace(place)) for model in scan.list_models(place.path)]
+
+    def _namespace(self, place: _Place) -> str:
+        return place.name if self._namespacing else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One repository, as it was named; ``mirror`` is the copy of one in a store."""
+
+    name: str
+    mirror: Mirror | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name) if self.mirror is None else self.mirror.path
