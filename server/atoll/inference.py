@@ -89,6 +89,7 @@ class Request:
         "inputs",
         "model_name",
         "model_version",
+        "on_executed",
         "outputs",
         "parameters",
         "placements",
@@ -133,6 +134,8 @@ class Request:
         self.cancelled = False
         self.accepted_by: object = None  # the model that has queued it
         self.answered = False  # a final response was given
+        # Told of each execution how long the request was queued, and of its times for input, compute and output.
+        self.on_executed: Callable[[int, tuple[int, int, int]], None] | None = None
         self.callers: tuple[str, ...] = ()  # instances that wait for this request, the nearest first
         self.batch_size = 1
         self.received_ns = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from atoll.core.catalog import Catalog
+from atoll.core.composing import Composer
 from atoll.core.loading import Loader
 from atoll.core.model import ModelHost
 from atoll.core.polling import Poller
@@ -31,15 +32,18 @@ class ModelTwin:
         self.namespace = source.listed.namespace
         self.version = version
         self.metadata: dict[str, Any] = {}
-        self.decoupled = False
-        self.metric_buckets: dict[str, Any] = {}
+        assert source.config is not None
+        self.inputs = source.config.inputs
+        self.outputs = source.config.outputs
+        self.max_batch_size = source.config.max_batch_size
+        self.decoupled = source.config.decoupled
+        self.labels: dict[str, list[str]] = {}
         self.is_resizable = True
         self.growth: list[str] = []
         self.grow_error: ServerError | None = None
         self.statistics = ModelStatistics()
         self.series = None
         self.metric_tags: dict[str, str] = {}
-        self.decoupled = False
         self.metric_buckets: dict[str, list[float]] = {}
         self.is_ready = True
         self.has_begun_sequences = False
@@ -105,7 +109,9 @@ class World:
         repositories = Repositories(settings.repositories, Options(), settings.model_namespacing)
         self.loader = Loader(settings, repositories, self.catalog, self.metrics, cast(ModelHost, None))
         self.loader._maker = cast(Any, self.maker)
-        self.poller = Poller(repositories, self.loader, self.catalog)
+        explicit = settings.model_control_mode == "explicit"
+        self.composer = Composer(repositories, self.loader, self.catalog, loads_steps=explicit)
+        self.poller = Poller(repositories, self.composer, self.catalog)
 
     def write(self, name: str, *versions: int, config: str = "version_policy: { all: { } }") -> None:
         self.add(name, *(versions or (1,)))

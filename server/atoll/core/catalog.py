@@ -90,6 +90,14 @@ class Catalog:
             if entry.state is ModelState.READY and entry.model is not None
         }
 
+    def why_down(self, identifier: str) -> str:
+        """What was wrong with each version of a model; nothing of those that were unloaded."""
+        return "".join(
+            f"version {version} is at {entry.state.value} state: {entry.reason};"
+            for version, entry in self.versions(identifier)
+            if entry.state is ModelState.UNAVAILABLE and entry.reason != "unloaded"
+        )
+
     def set_unloadable(self, identifier: str, reason: str) -> None:
         """A model that was found but is of no use before any version was tried; with no reason it is of use again."""
         if reason:

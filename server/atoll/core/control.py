@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from atoll.core.catalog import NOT_UNIQUE, Catalog
+from atoll.core.composing import Composer
 from atoll.core.loading import Loader
 from atoll.core.model import ModelHost
 from atoll.core.polling import Poller
@@ -38,7 +39,8 @@ class ModelControl:
             options.model_namespacing,
         )
         self._loader = Loader(options, self._repositories, catalog, metrics, host)
-        self._poller = Poller(self._repositories, self._loader, catalog)
+        self._composer = Composer(self._repositories, self._loader, catalog, loads_steps=self._mode == "explicit")
+        self._poller = Poller(self._repositories, self._composer, catalog)
         self._polling: asyncio.Task[None] | None = None
         self._started = False
         self._stopping = False
@@ -65,7 +67,7 @@ class ModelControl:
             raise ServerError(
                 Code.INVALID_ARG, "Wildcard model name '*' must be the ONLY startup model if specified at all."
             )
-        outcomes = await asyncio.gather(*(self._loader.load(name) for name in names), return_exceptions=True)
+        outcomes = await asyncio.gather(*(self._composer.load(name) for name in names), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, ServerError):
                 _log.error(outcome.message)
@@ -79,12 +81,15 @@ class ModelControl:
         ``asker`` is the model that asks, where it is itself being loaded.
         """
         self._check_explicit()
-        await self._loader.load(name, config, files, asker)
+        await self._composer.load(name, config, files, asker)
 
-    async def unload(self, name: str, asker: str) -> None:
-        """Begin to unload a model. Raises ServerError only where the mode does not allow it."""
+    async def unload(self, name: str, asker: str, with_steps: bool) -> None:
+        """Begin to unload a model. Raises ServerError only where the mode does not allow it.
+
+        ``with_steps`` the models that an ensemble is composed of go as well, unless they are wanted otherwise.
+        """
         self._check_explicit()
-        await self._loader.unload(name, asker)
+        await self._composer.unload(name, asker, with_steps)
 
     async def poll(self) -> None:
         """Look at the repositories now. Raises ServerError where the mode is another."""

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -40,6 +41,13 @@ _FAILED_LOAD_END_S = 5.0
 _UNLOAD_S = 300.0
 _UNLOADED = Entry(ModelState.UNAVAILABLE, reason="unloaded")
 
+Prepare = Callable[[Found, bool], Awaitable[ServerError | None]]
+"""Called when it is a model's turn, and with whether it takes a slot; returns why it cannot be loaded."""
+
+
+async def _nothing_to_prepare(found: Found, in_slot: bool) -> ServerError | None:
+    return None
+
 
 class Loader:
     """Brings models up and down, and tells the catalog."""
@@ -59,22 +67,29 @@ class Loader:
         self._maker = ModelMaker(Backends(Path(options.backend_directory)), options.auto_complete_config, host)
         self._slots = asyncio.Semaphore(max(1, options.load_thread_count))
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._waits: dict[str, str] = {}  # a model that is being loaded, and the one that it asked to load or unload
+        # A model that is being loaded, and those that it waits for: it asked for them, or is composed of them.
+        self._waits: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._loaded: dict[str, Found] = {}  # what models were loaded from, as it was then
         self._folders: dict[Model, ModelFolder] = {}
         self._ending: dict[Model, asyncio.Task[bool]] = {}
         self._stopping = asyncio.Event()
+        self.prepare: Prepare = _nothing_to_prepare
 
     # -- what is asked
 
     async def load(
-        self, name: str, config: str = "", files: Mapping[str, bytes] | None = None, asker: str = ""
+        self,
+        name: str,
+        config: str = "",
+        files: Mapping[str, bytes] | None = None,
+        asker: str = "",
+        asker_has_slot: bool = True,
     ) -> None:
         """Load a model by name, or load it again if it changed. Raises ServerError with the original's words.
 
         ``config`` is a configuration as JSON that stands in for the file; ``files`` (by ``file:<path>``) stand in for
         the model's directory and need a ``config``. ``asker`` is the model that asks, where that is itself being
-        loaded.
+        loaded; ``asker_has_slot`` is False for one that has not come so far.
         """
         _check_name(name)
         async with self._turn(name, asker):
@@ -90,13 +105,19 @@ class Loader:
                     text = f"failed to load '{name}', failed to poll from model repository"
                     raise ServerError(Code.INTERNAL, text) from error
                 changed = [found for found in all_found if config or not self._is_unchanged(found)]
-                loads = (self._load(found, folder, in_slot=not asker) for found in changed)
+                loads = (self._load(found, folder, in_slot=not (asker and asker_has_slot)) for found in changed)
                 for failure in _failures(await asyncio.gather(*loads, return_exceptions=True)):
                     raise failure
 
     async def load_found(self, found: Found) -> None:
         """Load a model as it was found in a repository. Raises ServerError."""
         async with self._turn(found.source.name, asker=""):
+            await self._load(found)
+
+    async def reload(self, found: Found) -> None:
+        """Load a model again, though its files are what they were. Raises ServerError."""
+        async with self._turn(found.source.name, asker=""):
+            self._loaded.pop(found.source.identifier, None)
             await self._load(found)
 
     async def unload(self, name: str, asker: str = "") -> None:
@@ -125,18 +146,15 @@ class Loader:
     @contextlib.asynccontextmanager
     async def _turn(self, name: str, asker: str) -> AsyncIterator[None]:
         """One change of a model at a time."""
-        waits_for: str | None = name
-        while asker and waits_for is not None:
-            if waits_for == asker:
-                raise ServerError(
-                    Code.UNAVAILABLE,
-                    f"model '{asker}' cannot wait for '{name}' while it is being loaded: '{name}' waits for '{asker}'"
-                    if name != asker
-                    else f"model '{asker}' cannot load or unload itself while it is being loaded",
-                )
-            waits_for = self._waits.get(waits_for)
+        if asker and self._waits_for(name, asker):
+            raise ServerError(
+                Code.UNAVAILABLE,
+                f"model '{asker}' cannot wait for '{name}' while it is being loaded: '{name}' waits for '{asker}'"
+                if name != asker
+                else f"model '{asker}' cannot load or unload itself while it is being loaded",
+            )
         if asker:
-            self._waits[asker] = name
+            self._waits[asker][name] += 1
         try:
             async with self._turns.setdefault(name, asyncio.Lock()):
                 if self._stopping.is_set():
@@ -144,7 +162,19 @@ class Loader:
                 yield
         finally:
             if asker:
-                self._waits.pop(asker, None)
+                self._waits[asker][name] -= 1
+
+    def _waits_for(self, name: str, other: str) -> bool:
+        """Whether a model is another, or waits for it, directly or not."""
+        seen, pending = {name}, [name]
+        while pending:
+            last = pending.pop()
+            if last == other:
+                return True
+            following = {waited for waited, count in self._waits[last].items() if count} - seen
+            seen |= following
+            pending += following
+        return False
 
     # -- finding
 
@@ -180,11 +210,12 @@ class Loader:
         if name != source.name:
             self._catalog.know(name, source.name)
         serving = self._catalog.ready(name)
-        if source.error is not None:
-            _log.error(f"failed to load model '{name}': {source.error}")
+        error = source.error or await self.prepare(found, in_slot)
+        if error is not None:
+            _log.error(f"failed to load model '{name}': {error}")
             if not serving:
-                self._catalog.set_unloadable(name, str(source.error))
-            raise ServerError(Code.INVALID_ARG, f"load failed for model '{name}': {source.error.message}\n")
+                self._catalog.set_unloadable(name, str(error))
+            raise ServerError(Code.INVALID_ARG, f"load failed for model '{name}': {error.message}\n")
         assert source.config is not None
         self._catalog.set_unloadable(name, "")
         kept = kept_versions(self._loaded.get(name), found, serving)

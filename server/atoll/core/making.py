@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from functools import partial
 from pathlib import Path
 
+from atoll.core.ensemble import EnsembleModel
+from atoll.core.ensemble_plan import Plan, Step
 from atoll.core.instance_settings import initialize_args
 from atoll.core.model import Model, ModelHost
 from atoll.core.python_model import PythonModel
@@ -22,6 +25,7 @@ from atoll.repository.backends import Backends
 from atoll.repository.changes import fingerprint
 from atoll.repository.checks import check_stub_name
 from atoll.repository.config import ModelConfig
+from atoll.repository.normalize import ENSEMBLE
 from atoll.repository.scan import ModelSource
 
 __all__ = ["ModelMaker"]
@@ -45,11 +49,25 @@ class ModelMaker:
         """The model of the final configuration, not started. Raises ServerError."""
         assert source.config is not None
         config, backend = self._backends.resolve(source.config)
+        model: Model
+        if config.platform == ENSEMBLE:
+            model = self._make_ensemble(config.complete(None), version, source)
+        else:
+            model = await self._make_python(config, version, source, backend)
+        model.namespace = source.listed.namespace
+        model.metadata = {**model.metadata, "versions": [str(number) for number in source.versions]}
+        if model.config.get("response_cache", {}).get("enable"):
+            self._cache_responses(model, source)
+        return model
+
+    async def _make_python(
+        self, config: ModelConfig, version: int, source: ModelSource, backend: Path | None
+    ) -> PythonModel:
         _check_parameters(config)
         path = source.versions[version].absolute()
         warm_parent = await self._warm_parent(config, source.path.absolute(), path, backend)
         completed = None
-        if self._asks_models and config.platform != "ensemble":
+        if self._asks_models:
             check_stub_name(config.name)
             completed = await auto_complete(
                 initialize_args(config, version, source.path, instance=None),
@@ -61,17 +79,26 @@ class ModelMaker:
                 partial(model_output, f"{config.name} auto-complete"),
             )
         config = config.complete(completed)
-        _check_supported(config)
-        model = PythonModel(config, version, path, source.path.absolute(), self._host, warm_parent, backend)
-        model.namespace = source.listed.namespace
-        model.metadata = config.metadata(list(source.versions))
-        if config.json.get("response_cache", {}).get("enable"):
-            if self._host.response_cache is None:
-                _log.warning(f"model '{config.name}' asks for a response cache; give the server one: --cache-config")
-            else:
-                made_from = json.dumps([config.json, version]).encode()
-                model.answer_from(self._host.response_cache, fingerprint(source.path, made_from))
-        return model
+        return PythonModel(config, version, path, source.path.absolute(), self._host, warm_parent, backend)
+
+    def _make_ensemble(self, config: ModelConfig, version: int, source: ModelSource) -> EnsembleModel:
+        """Made for its steps' models as they are now."""
+        scheduling = config.json["ensemble_scheduling"]
+        steps = [Step.from_json(step, source.listed.namespace) for step in scheduling["step"]]
+        models = [self._host.find(step.model_name, step.model_version, step.namespace) for step in steps]
+        decoupled = [index for index, model in enumerate(models) if model.decoupled]
+        plan = Plan(steps, decoupled, scheduling["max_inflight_requests"])
+        config = config.with_decoupled(bool(decoupled))
+        return EnsembleModel(config, version, source.path.absolute(), self._host, plan)
+
+    def _cache_responses(self, model: Model, source: ModelSource) -> None:
+        if self._host.response_cache is None:
+            _log.warning(f"model '{model.name}' asks for a response cache; give the server one: --cache-config")
+            return
+        # What an ensemble answers follows from its steps' models as well: it lasts as long as they do.
+        load = uuid.uuid4().hex if model.metadata["platform"] == ENSEMBLE else ""
+        made_from = json.dumps([model.config, model.version, load]).encode()
+        model.answer_from(self._host.response_cache, fingerprint(source.path, made_from))
 
     async def _warm_parent(
         self, config: ModelConfig, model_dir: Path, version_dir: Path, backend: Path | None
@@ -91,10 +118,3 @@ def _check_parameters(config: ModelConfig) -> None:
     if value not in ("yes", "no"):
         # The quote without a partner is the original's.
         raise ServerError(Code.UNSUPPORTED, f"Incorrect value for {_FORCE_CPU}: {value}'")
-
-
-def _check_supported(config: ModelConfig) -> None:
-    """Refuse what would be served wrongly because it is not built yet."""
-    refused: list[str] = [name for name in ("ensemble_scheduling",) if name in config.json]
-    if refused:
-        raise ServerError(Code.UNSUPPORTED, f"'{refused[0]}' of model '{config.name}' is not supported yet")

@@ -11,6 +11,7 @@ import abc
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +28,12 @@ from atoll.inference import Request, Response, Tensor
 from atoll.instances.instance import Answer, Instance
 from atoll.instances.warm_parents import WarmParents
 from atoll.observe.metrics import ModelSeries
-from atoll.observe.statistics import Failure, ModelStatistics
+from atoll.observe.statistics import Failure, ModelStatistics, ResponseOutcome
 from atoll.repository.config import ModelConfig, TensorSpec
 from atoll.scheduling.ordering import ResponseOrder
 from atoll.scheduling.scheduler import Rejected
 
-__all__ = ["Model", "ModelHost"]
+__all__ = ["Model", "ModelHost", "epoch_ms"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class ModelHost(Protocol):
     arena_settings: ArenaSettings
     start_timeout_s: float
     response_cache: ResponseCache | None
+
+    def find(self, name: str, version: int, namespace: str) -> Model: ...
 
     def infer_nested(self, request: Request, streaming: bool) -> None: ...
 
@@ -144,6 +147,10 @@ class Model(abc.ABC):
         """The first reason against readiness, or None."""
         return None if self.is_ready else f"Model '{self.name}' is not ready."
 
+    def calls_for(self, request: Request) -> Collection[Request]:
+        """The requests to other models that must all be answered before it can answer this one."""
+        return ()
+
     def pending(self) -> int:
         """Requests that wait for an execution."""
         return 0
@@ -241,6 +248,14 @@ class Model(abc.ABC):
                 self._drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drained)
 
+    def hold(self) -> None:
+        """Stay up for a request that is still to come, such as that of an ensemble's later step."""
+        self._in_flight += 1
+
+    def release(self) -> None:
+        """It came, or it never will; once for each :meth:`hold`."""
+        self._left()
+
     def allocate(self, nbytes: int) -> Block:
         """Memory for a request's body. Raises ServerError UNAVAILABLE when there is none."""
         try:
@@ -273,6 +288,18 @@ class Model(abc.ABC):
         self.statistics.failed(reason, time.monotonic_ns() - request.received_ns)
         self._answer(Response(request, self.version, [], error=error))
 
+    def _count_response(self, request: Request, response: Response, output_ns: int) -> None:
+        """For the statistics of a decoupled model."""
+        if request.answered:
+            return
+        now = time.monotonic_ns()
+        infer_ns = max(0, now - request.began_ns - output_ns)
+        if not request.response_count and not response.empty and self.statistics.distributions is not None:
+            self.statistics.distributions.first_response(now - request.received_ns)
+        self.statistics.responded(request.response_count, _outcome(response), infer_ns, output_ns)
+        request.response_count += 1
+        request.began_ns = now
+
     def _answer(self, response: Response) -> None:
         request = response.request
         if request.answered:
@@ -296,3 +323,17 @@ def _metric_buckets(config: ModelConfig) -> dict[str, list[float]]:
     """The buckets that a configuration's ``model_metrics`` give histograms, by family."""
     controls = config.json.get("model_metrics", {}).get("metric_control", ())
     return {control["metric_identifier"]["family"]: control["histogram_options"]["buckets"] for control in controls}
+
+
+def _outcome(response: Response) -> ResponseOutcome:
+    if response.error is None:
+        return ResponseOutcome.EMPTY if response.empty else ResponseOutcome.SUCCESS
+    return ResponseOutcome.CANCEL if response.error.code is Code.CANCELLED else ResponseOutcome.FAIL
+
+
+_EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()
+
+
+def epoch_ms(monotonic_ns: int) -> int:
+    """The time of day of a moment on the monotonic clock."""
+    return (monotonic_ns + _EPOCH_OFFSET_NS) // 1_000_000

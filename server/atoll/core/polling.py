@@ -11,8 +11,7 @@ import asyncio
 import logging
 
 from atoll.core.catalog import NOT_UNIQUE, Catalog
-from atoll.core.loading import Loader
-from atoll.errors import ServerError
+from atoll.core.composing import Composer
 from atoll.repository.changes import Snapshot
 from atoll.repository.repositories import Found, Look, Repositories
 from atoll.repository.scan import Listed
@@ -25,9 +24,9 @@ _log = logging.getLogger(__name__)
 class Poller:
     """Looks at the repositories. Errors are told in the log and in the catalog."""
 
-    def __init__(self, repositories: Repositories, loader: Loader, catalog: Catalog) -> None:
+    def __init__(self, repositories: Repositories, composer: Composer, catalog: Catalog) -> None:
         self._repositories = repositories
-        self._loader = loader
+        self._composer = composer
         self._catalog = catalog
         self._known: dict[str, Listed] = {}
         self._files: dict[str, Snapshot] = {}  # of those that could be read
@@ -59,10 +58,7 @@ class Poller:
             self._set_unloadable(found.source.identifier, str(found.source.error))
         loads = [found for found in look.changed if found.source.config is not None]
         self._files.update({found.source.identifier: found.files for found in loads})
-        outcomes = await asyncio.gather(*map(self._loader.load_found, loads), return_exceptions=True)
-        for outcome in outcomes:
-            if outcome is not None and not isinstance(outcome, ServerError):
-                raise outcome
+        outcomes = await self._composer.load_all(loads)
         return not (look.failures or look.duplicates or unreadable or any(outcomes))
 
     async def _unload_lost(self, look: Look) -> None:
@@ -71,7 +67,7 @@ class Poller:
             gone = identifier not in look.present and listed.repository not in look.failures
             if gone or identifier in look.duplicates:
                 self._files.pop(identifier, None)
-                await self._loader.unload_lost(identifier, listed.name)
+                await self._composer.unload_lost(identifier, listed.name)
             if gone:
                 del self._known[identifier]
                 self._catalog.set_unloadable(identifier, "")

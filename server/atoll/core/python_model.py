@@ -11,7 +11,7 @@ from typing import Any
 
 from atoll.core.instance_set import InstanceSet
 from atoll.core.instance_settings import instance_settings
-from atoll.core.model import Model, ModelHost
+from atoll.core.model import Model, ModelHost, epoch_ms
 from atoll.core.reshape import fill, fits
 from atoll.core.schedulers import make_scheduler, make_sequence_scheduler
 from atoll.core.warm_up import WarmUpSample, read_samples
@@ -21,7 +21,7 @@ from atoll.instances.exchange import Execution
 from atoll.instances.instance import Answer, Instance, State
 from atoll.instances.warm_parent import WarmParent
 from atoll.observe.log import log_from, log_verbose, model_output
-from atoll.observe.statistics import Failure, ResponseOutcome
+from atoll.observe.statistics import Failure
 from atoll.repository.config import ModelConfig
 from atoll.scheduling.scheduler import Scheduler
 from atoll.scheduling.sequences.inputs import NullRequest
@@ -217,7 +217,9 @@ class PythonModel(Model):
             batch_size += request.batch_size
             total_ns += now - request.received_ns
             queue_ns += execution.began_ns - request.queued_ns
-        began_ms = (request.received_ns + _EPOCH_OFFSET_NS) // 1_000_000
+            if request.on_executed is not None:
+                request.on_executed(execution.began_ns - request.queued_ns, times_ns)
+        began_ms = epoch_ms(request.received_ns)
         self.statistics.executed(batch_size, len(requests), total_ns, queue_ns, times_ns, began_ms)
         distributions = self.statistics.distributions
         if distributions is not None:
@@ -257,17 +259,6 @@ class PythonModel(Model):
         if self._reshaped:
             self._restore_shapes([response])
         self._answer(response)
-
-    def _count_response(self, request: Request, response: Response, output_ns: int) -> None:
-        if request.answered:
-            return
-        now = time.monotonic_ns()
-        infer_ns = max(0, now - request.began_ns - output_ns)
-        if not request.response_count and not response.empty and self.statistics.distributions is not None:
-            self.statistics.distributions.first_response(now - request.received_ns)
-        self.statistics.responded(request.response_count, _outcome(response), infer_ns, output_ns)
-        request.response_count += 1
-        request.began_ns = now
 
     def rescheduled(self, instance: Instance, requests: list[Request]) -> None:
         if self._sequences is None or not self._sequences.iterative:
@@ -316,11 +307,4 @@ class PythonModel(Model):
         model_output(instance.name, stream, line)
 
 
-def _outcome(response: Response) -> ResponseOutcome:
-    if response.error is None:
-        return ResponseOutcome.EMPTY if response.empty else ResponseOutcome.SUCCESS
-    return ResponseOutcome.CANCEL if response.error.code is Code.CANCELLED else ResponseOutcome.FAIL
-
-
 _LOG_LEVELS = {0: logging.INFO, 1: logging.WARNING, 2: logging.ERROR, 3: logging.INFO - 1}  # as LogLevel numbers them
-_EPOCH_OFFSET_NS = time.time_ns() - time.monotonic_ns()

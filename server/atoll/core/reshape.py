@@ -1,13 +1,15 @@
-"""``reshape`` of the configuration: a client sees a tensor's ``dims``, the model sees the other shape.
+"""One tensor, two shapes: as its sender knows it and as its receiver wants it.
 
-Shapes here come without the batch dimension. Wildcards of one shape stand, in order, for those of the other.
+``reshape`` of the configuration: a client sees a tensor's ``dims``, the model sees the other shape. Shapes come without
+the batch dimension there, and wildcards of one shape stand, in order, for those of the other. Between the steps of an
+ensemble: one model batches, the other does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["fits", "fill"]
+__all__ = ["between_steps", "fill", "fits"]
 
 
 def fill(wanted: Sequence[int], pattern: Sequence[int], dims: Sequence[int]) -> list[int]:
@@ -21,3 +23,17 @@ def fits(dims: Sequence[int], pattern: Sequence[int]) -> bool:
     return len(dims) == len(pattern) and all(
         expected in (-1, size) for size, expected in zip(dims, pattern, strict=True)
     )
+
+
+def between_steps(shape: Sequence[int], batch_size: int, dims: Sequence[int], batching: bool) -> Sequence[int]:
+    """The whole shape of a tensor for whoever takes it next, and batches or not; ``dims`` as configured there.
+
+    ``batch_size`` is 0 where the tensor comes from somebody who does not batch. What fits a batching model's dims
+    without a batch dimension is a batch of one; a batch of one that fits the other's dims without it loses it. Any
+    other shape stays as it is, for the next one's checks.
+    """
+    if batching and not batch_size and fits(shape, dims):
+        return [1, *shape]
+    if not batching and batch_size == 1 and fits(shape, [-1, *dims]):
+        return shape[1:]
+    return shape

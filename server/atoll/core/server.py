@@ -186,9 +186,12 @@ class Server:
         """
         await self._model_control.load(name, config, files, asker)
 
-    async def unload(self, name: str, asker: str = "") -> None:
-        """Begin to unload a model. Raises ServerError only where the mode does not allow it."""
-        await self._model_control.unload(name, asker)
+    async def unload(self, name: str, asker: str = "", with_steps: bool = False) -> None:
+        """Begin to unload a model. Raises ServerError only where the mode does not allow it.
+
+        ``with_steps`` the models that an ensemble is composed of go as well, unless they are wanted otherwise.
+        """
+        await self._model_control.unload(name, asker, with_steps)
 
     async def poll(self) -> None:
         """Look for changes of the repositories now. Raises ServerError where the control mode is not ``poll``."""
@@ -275,6 +278,10 @@ class Server:
 
     # -- what models ask (atoll.core.model.ModelHost)
 
+    def find(self, name: str, version: int, namespace: str) -> Model:
+        """The model that is ready to serve as a step of an ensemble. Raises ServerError as ``infer`` does."""
+        return self._catalog.find(name, version, namespace)
+
     def infer_nested(self, request: Request, streaming: bool) -> None:
         """Queue a request that a model makes; served also while the server finishes what is in flight.
 
@@ -334,7 +341,8 @@ class Server:
                 await self.load(name, config, files, asker)
                 answer(None, None)
             elif topic == "unload_model":
-                await self.unload(arguments[0], asker)
+                name, with_steps = arguments
+                await self.unload(name, asker, with_steps)
                 answer(None, None)
             else:
                 name, version = arguments

@@ -169,6 +169,12 @@ class ModelStatistics:
             of_batch.count += 1
             of_batch.ns += ns
 
+    def executed_late(self, queue_ns: int, compute_ns: tuple[int, int, int]) -> None:
+        """Times of a request that :meth:`executed` has counted already: one of its steps went on after its answer."""
+        self.queue.ns += queue_ns
+        for ns, duration in zip(compute_ns, (self.compute_input, self.compute_infer, self.compute_output), strict=True):
+            duration.ns += ns
+
     def found_in_cache(self, total_ns: int, queue_ns: int, lookup_ns: int) -> None:
         """The response cache had the response to a request."""
         self.success.add(1, total_ns)

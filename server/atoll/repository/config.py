@@ -187,6 +187,12 @@ class ModelConfig:
             json={**self.json, **{name: value for name, value in other.json.items() if name in names}},
         )
 
+    def with_decoupled(self, decoupled: bool) -> "ModelConfig":
+        """The same with a transaction policy that follows from something else: that of an ensemble from its steps."""
+        config = from_json(self.json)
+        config.model_transaction_policy.decoupled = decoupled
+        return ModelConfig.from_message(config)
+
     def check_loadable(self, backends: Collection[str] = (PYTHON,)) -> None:
         """Refuse what this host cannot run; ``backends`` are those it has besides ensembles."""
         checks.check_loadable(from_json(self.json), backends)

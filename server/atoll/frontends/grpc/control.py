@@ -98,7 +98,7 @@ async def _model_unload(server: Server, request: Any) -> Any:
         raise ServerError(
             Code.INVALID_ARG, "invalid value type for 'unload_dependents' parameter, expected bool_param."
         )
-    await server.unload(request.model_name)
+    await server.unload(request.model_name, with_steps=dependents is not None and dependents.bool_param)
     return messages.RepositoryModelUnloadResponse()
 
 

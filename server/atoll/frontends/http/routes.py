@@ -122,8 +122,8 @@ def _decoded(text: str) -> bytes:
 
 
 async def _unload(server: Server, route: Route, body: bytes) -> Answer:
-    _parameters(body)
-    await server.unload(route.model)
+    dependents = _parameters(body).get("unload_dependents")
+    await server.unload(route.model, with_steps=dependents is True)
     return Answer(200, JSON)
 
 
