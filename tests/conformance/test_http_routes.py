@@ -108,6 +108,14 @@ ROWS = [
 ]
 
 
+@pytest.mark.spec("server:2")
+@pytest.mark.spec("server:3")
+@pytest.mark.spec("server:4")
+@pytest.mark.spec("server:14")
+@pytest.mark.spec("server:15")
+@pytest.mark.spec("server:16")
+@pytest.mark.spec("server:17")
+@pytest.mark.spec("server:20")
 @pytest.mark.parametrize(
     ("method", "target", "status", "letter", "answer"),
     [

@@ -140,6 +140,7 @@ def test_a_model_is_asked_beside_what_it_executes_and_in_another_thread(
         assert executing.result() == {"OUT": "busy"}
 
 
+@pytest.mark.spec("server:17")
 @pytest.mark.spec("python_backend:C104")
 def test_an_is_ready_assigned_in_initialize_counts(served: Served) -> None:
     assert not is_ready(served, "assigned")

@@ -157,6 +157,7 @@ def test_unloading_what_nobody_knows_is_no_error(served: Served, parameters: obj
     assert entries(served, "nope") == []
 
 
+@pytest.mark.spec("server:111")
 @pytest.mark.spec("server:A226")
 @pytest.mark.parametrize("action", ["load", "unload"])
 def test_a_repository_cannot_be_named(served: Served, action: str) -> None:

@@ -116,6 +116,11 @@ _HTTP = (
         64 << 20,
         "Largest HTTP request body, in bytes.",
     ),
+    Flag("http-use-ssl", BOOL, False, "Serve HTTP over TLS. (This and the next four are not Triton's.)"),
+    Flag("http-use-ssl-mutual", BOOL, False, "Require and verify client certificates; implies --http-use-ssl."),
+    Flag("http-server-cert", PATH, "", "PEM file of the server's certificate chain."),
+    Flag("http-server-key", PATH, "", "PEM file of the server's private key."),
+    Flag("http-root-cert", PATH, "", "PEM file of the certificates that client certificates are verified against."),
     _ignored("http-thread-count", INT),
 )
 

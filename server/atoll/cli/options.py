@@ -57,6 +57,11 @@ class Options:
     http_header_forward_pattern: str
     http_restricted_api: tuple[tuple[tuple[str, ...], str, str], ...]
     http_max_input_size: int
+    http_use_ssl: bool
+    http_use_ssl_mutual: bool
+    http_server_cert: str
+    http_server_key: str
+    http_root_cert: str
 
     allow_grpc: bool
     grpc_address: str
@@ -126,7 +131,8 @@ def options_from(parsed: Parsed, repositories: Sequence[str] = ()) -> Options:
     values["metrics_address"] = values["metrics_address"] or values["http_address"]
     if values["response_cache_byte_size"]:
         values["cache_config"] = (("local", "size", str(values["response_cache_byte_size"])),)
-    values["grpc_use_ssl"] = values["grpc_use_ssl"] or values["grpc_use_ssl_mutual"]
+    for protocol in ("http", "grpc"):
+        values[f"{protocol}_use_ssl"] |= values[f"{protocol}_use_ssl_mutual"]
     values["metrics_config"] = _metrics_config(values["metrics_config"])
     if values["allow_client_shm"] is None:
         values["allow_client_shm"] = all(

@@ -79,7 +79,12 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
         chosen.append(Endpoint("GRPC", "GRPCInferenceService", options.grpc_address, grpc))
     if options.allow_http:
         from atoll.frontends.http.listener import HttpFrontend, HttpOptions
+        from atoll.frontends.http.tls import TlsOptions
 
+        tls = None
+        if options.http_use_ssl:
+            root_cert = options.http_root_cert if options.http_use_ssl_mutual else None
+            tls = TlsOptions(options.http_server_cert, options.http_server_key, root_cert)
         http_options = HttpOptions(
             address=options.http_address,
             port=options.http_port,
@@ -87,6 +92,7 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
             header_forward_pattern=options.http_header_forward_pattern,
             restricted_api=_restrictions(options.http_restricted_api),
             max_input_size=options.http_max_input_size,
+            tls=tls,
         )
         http = HttpFrontend(server, http_options)
         chosen.append(Endpoint("HTTP", "HTTPService", options.http_address, http))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 from atoll.errors import Code, ServerError
 from atoll.frontends.grpc import GrpcFrontend
+from certificates import make_certificates
 from grpc_harness import Client, Frontends, floats
 from grpc_twin import TwinServer, respond
 
@@ -126,25 +126,7 @@ def test_header_forwarding(frontends: Frontends, twin: TwinServer) -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ca, server and client keys and certificates."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
-
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    run("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
-    for name in ("server", "client"):
-        run("req", *curve[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-        run(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-            *("-days", "2", "-out", f"{name}.pem", "-extfile", "names"),
-        )
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 def _secure_client(frontends: Frontends, frontend: GrpcFrontend, folder: Path, *, known: bool) -> Client:
@@ -170,6 +152,21 @@ def test_tls(frontends: Frontends, authority: Path, mutual: bool) -> None:
     else:
         assert stranger.infer(floats()).model_name == "ident"
     assert frontends.client(frontend).infer_error(floats())[0] == "UNAVAILABLE"
+
+
+@pytest.mark.spec("server:281")
+@pytest.mark.parametrize("root_cert", ["", "/nowhere.pem"])
+def test_client_certificates_need_something_to_be_verified_by(
+    frontends: Frontends, authority: Path, root_cert: str
+) -> None:
+    with pytest.raises(ServerError) as caught:
+        frontends.start(
+            use_ssl_mutual=True,
+            server_cert=str(authority / "server.pem"),
+            server_key=str(authority / "server.key"),
+            root_cert=root_cert,
+        )
+    assert caught.value.message == "Socket '127.0.0.1:0' already in use "
 
 
 @pytest.mark.spec("server:281")

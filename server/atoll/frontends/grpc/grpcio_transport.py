@@ -61,7 +61,7 @@ class GrpcFrontend:
                 self.port = listener.add_secure_port(f"{host}:{options.port}", _credentials(options))
             else:
                 self.port = listener.add_insecure_port(f"{host}:{options.port}")
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ServerError(Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use ") from error
         await listener.start()
         self._grpc = listener

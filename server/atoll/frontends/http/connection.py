@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from atoll.errors import ServerError
 from atoll.frontends.http.answer import CLOSING, JSON, Answer, error_answer, response_opening
@@ -34,6 +34,7 @@ __all__ = ["Connection"]
 
 _MAX_DISCARD_NBYTES = 1 << 30
 _JOIN_NBYTES = 64 << 10
+_HIGH_WATER_NBYTES = 64 << 10
 _MAX_UNSENT_NBYTES = 64 << 20
 """Nothing can hold up a model that sends responses: a client that has left so much of them unread is given up."""
 _INFER = Task.INFER
@@ -59,12 +60,14 @@ class Connection(asyncio.BufferedProtocol):
         self._generation: Generation | None = None
         self._answering: asyncio.Future[None] | None = None
         self._write_paused = False
-        self._closing = False
+        self._closing = False  # after the request in progress
+        self._leaving = False  # as soon as what was written is on its way
 
     # -- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(_HIGH_WATER_NBYTES)  # that of a TLS transport is another one
         self._frontend.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,7 +107,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self._transport is not None and not self._transport.is_closing():
+        if self._leaving and self._transport is not None:
+            self._transport.close()
+        elif self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             if not self._busy:
                 self._read_pending()
@@ -322,7 +327,7 @@ class Connection(asyncio.BufferedProtocol):
         self._busy = False
         if self._closing or not head.keep_alive:
             self._pending = b""
-            transport.close()
+            self._leave(transport)
         elif self._pending and not self._write_paused:
             transport.resume_reading()
             self._read_pending()
@@ -333,7 +338,14 @@ class Connection(asyncio.BufferedProtocol):
         """The server stops: finish the request in progress, take no other."""
         self._closing = True
         if not self._busy and self._transport is not None:
-            self._transport.close()
+            self._leave(self._transport)
+
+    def _leave(self, transport: asyncio.Transport) -> None:
+        """Close, once what was written is on its way: a TLS transport that is closed waits only so long for that."""
+        if self._write_paused:
+            self._leaving = True
+        else:
+            transport.close()
 
     def _abort(self) -> None:
         """End it without another word: what came is no HTTP that can be answered, or nobody reads."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atoll.errors import Code, ServerError
 from atoll.frontends.forwarding import compile_pattern, matching
@@ -13,6 +13,7 @@ from atoll.frontends.http.codec import DEFAULT_MAX_INPUT_NBYTES, InferCodec
 from atoll.frontends.http.connection import Connection
 from atoll.frontends.http.head import Head, HeadReader
 from atoll.frontends.http.routes import find_target
+from atoll.frontends.http.tls import TlsOptions, server_context
 
 if TYPE_CHECKING:
     from atoll.core.model import Model
@@ -22,6 +23,8 @@ __all__ = ["HttpFrontend", "HttpOptions"]
 
 _RECEIVE_NBYTES = 256 << 10
 _BACKLOG = 1024
+_TLS_CLOSING_S = 3.0
+"""For the last few bytes and the client's farewell, which one that keeps its connection for later never says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class HttpOptions:
     max_input_size: int = DEFAULT_MAX_INPUT_NBYTES
     header_forward_pattern: str = ""
     restricted_api: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    tls: TlsOptions | None = None
 
 
 class HttpFrontend:
@@ -57,8 +61,11 @@ class HttpFrontend:
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen. Raises ServerError UNAVAILABLE when the port is taken."""
+        """Listen. Raises ServerError: UNAVAILABLE when the port is taken."""
         options = self.options
+        secure: dict[str, Any] = {}
+        if options.tls is not None:
+            secure = {"ssl": server_context(options.tls), "ssl_shutdown_timeout": _TLS_CLOSING_S}
         try:
             self._listener = await asyncio.get_running_loop().create_server(
                 lambda: Connection(self),
@@ -66,6 +73,7 @@ class HttpFrontend:
                 options.port,
                 reuse_port=options.reuse_port,
                 backlog=_BACKLOG,
+                **secure,
             )
         except OSError as error:
             raise ServerError(Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use ") from error
