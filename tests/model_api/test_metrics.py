@@ -333,6 +333,15 @@ def test_a_family_keeps_its_metrics_and_takes_them_with_it(run: Run) -> None:
     assert run.page("mortal") == []
 
 
+@pytest.mark.spec("server:251")
+@pytest.mark.parametrize("name", ["nv_inference_count", "atoll_instance_restarts", "nv_cpu_utilization"])
+def test_a_metric_of_the_server_is_no_models(run: Run, name: str) -> None:
+    assert run(f"f = Family('{name}', '', Family.GAUGE)") == (
+        "TritonModelException: Error when creating MetricFamily: Failed to process the request for model 'script_0_0', "
+        f"message: Metric family '{name}' would clash with a metric of the server"
+    )
+
+
 @pytest.mark.spec("python_backend:C202")
 @pytest.mark.spec("python_backend:Q109")
 def test_another_family_of_the_name_goes_on_when_the_first_is_deleted(run: Run) -> None:

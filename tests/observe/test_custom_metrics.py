@@ -22,7 +22,7 @@ class Setup:
     """A registry of models' metrics, asked as one model asks."""
 
     def __init__(self) -> None:
-        self.metrics = CustomMetrics()
+        self.metrics = CustomMetrics(lambda: {"nv_inference_count", "nv_summary_us", "nv_summary_us_sum"})
         self.model: object = "m"
 
     def do(self, topic: str, *arguments: Any) -> Any:
@@ -159,6 +159,18 @@ def test_valid_names(on: Setup, name: str) -> None:
 def test_invalid_names(on: Setup, name: str) -> None:
     assert on.refusal("create_family", name, "", GAUGE) == (Code.INVALID_ARG, f"Invalid metric name: '{name}'")
     assert on.page == []
+
+
+@pytest.mark.spec("server:251")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("nv_inference_count", COUNTER), ("nv_summary_us_sum", GAUGE), ("nv_inference", HISTOGRAM)],
+)
+def test_a_family_may_not_clash_with_one_of_the_server(on: Setup, name: str, kind: int) -> None:
+    refused = (Code.INVALID_ARG, f"Metric family '{name}' would clash with a metric of the server")
+    assert on.refusal("create_family", name, "help", kind) == refused
+    assert on.page == []
+    on.family("nv_inference_counted", COUNTER)  # the prefix alone is no clash
 
 
 @pytest.mark.spec("python_backend:C198")

@@ -93,7 +93,7 @@ class Server:
         self.name = options.id
         self.version = __version__
         self.options = options
-        self.custom_metrics = CustomMetrics()
+        self.custom_metrics = CustomMetrics(lambda: self.metrics.registry.names(but=self.custom_metrics.collect))
         self.metrics = Metrics(options.metrics, extra=[self.custom_metrics.collect])
         self.tracer = Tracer(options.trace, self.is_model_ready)
         self.warm_parents = WarmParents()

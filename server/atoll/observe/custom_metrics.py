@@ -2,7 +2,7 @@
 
 Families are shared by name between all models and instances. Each ``MetricFamily`` object is a *handle* on one; a
 series is shown while one of the handles lives through which it was made. A name keeps its kind and its first
-description for good.
+description for good; it may be none that the server shows itself.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from atoll.errors import Code, ServerError
@@ -76,9 +77,10 @@ class _Handle:
 
 
 class CustomMetrics:
-    """Answers what models ask; shows what they made."""
+    """Answers what models ask; shows what they made. ``taken`` tells the names that are no longer free."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Callable[[], AbstractSet[str]] = frozenset) -> None:
+        self._taken = taken
         self._families: dict[str, _MetricFamily] = {}
         self._handles: dict[int, _Handle] = {}
         self._metrics: dict[int, tuple[_MetricFamily, _Series]] = {}
@@ -116,6 +118,10 @@ class CustomMetrics:
             raise _invalid(f"Invalid metric name: '{name}'")
         family = self._families.get(name)
         if family is None:
+            taken = self._taken()
+            suffixes = ("_bucket", "_sum", "_count") if kind == _HISTOGRAM else ("",)
+            if not taken.isdisjoint([name, *(name + suffix for suffix in suffixes)]):
+                raise _invalid(f"Metric family '{name}' would clash with a metric of the server")
             family = self._families[name] = _MetricFamily(name, description, kind)
         elif family.kind != kind:
             raise _invalid(f"Metric family '{name}' already exists with kind {_KINDS[family.kind]}, not {_KINDS[kind]}")

@@ -52,6 +52,12 @@ class Registry:
     def unregister(self, collector: Collector) -> None:
         self._collectors.remove(collector)
 
+    def names(self, but: Collector) -> set[str]:
+        """Of all families, and of their samples; those of one collector left out."""
+        families = [family for collector in self._collectors if collector != but for family in collector()]
+        samples = {family.name + suffix for family in families for suffix, _, _ in family.samples}
+        return samples.union(family.name for family in families)
+
     def page(self) -> str:
         """The whole page. A family without samples is left out."""
         families: dict[str, list[Family]] = {}
