@@ -44,9 +44,11 @@ class TritonError:
         self._code = code
 
     def message(self) -> str:
+        """The text as it reaches the client."""
         return self._message
 
     def code(self) -> ErrorCode:
+        """One of the codes that are attributes of this class; ``INTERNAL`` unless given."""
         return self._code
 
 

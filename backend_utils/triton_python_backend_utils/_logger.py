@@ -34,18 +34,22 @@ class Logger:
 
     @staticmethod
     def log(message: str, level: _Level = _Level.INFO) -> None:
+        """Log a line. Raises TypeError for a level that is none of this class's."""
         _log(message, level)
 
     @staticmethod
     def log_info(message: str) -> None:
+        """Something worth knowing."""
         _log(message, _Level.INFO)
 
     @staticmethod
     def log_warn(message: str) -> None:
+        """Something that may become a problem."""
         _log(message, _Level.WARNING)
 
     @staticmethod
     def log_error(message: str) -> None:
+        """Something that went wrong."""
         _log(message, _Level.ERROR)
 
     @staticmethod

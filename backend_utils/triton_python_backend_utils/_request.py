@@ -148,6 +148,7 @@ class InferenceRequest:
         return list(self._inputs)
 
     def request_id(self) -> str:
+        """What its sender calls it; ``""`` when it has no name."""
         return self._request_id
 
     def correlation_id(self) -> Union[int, str]:
@@ -159,6 +160,7 @@ class InferenceRequest:
         return self._flags
 
     def set_flags(self, flags: int) -> None:
+        """Change what :meth:`flags` gives, of a request that is about to be executed."""
         self._flags = integer(flags, "flags", 0, (1 << 32) - 1)
 
     def timeout(self) -> int:
@@ -219,6 +221,15 @@ class InferenceRequest:
         """
         host = get_host()
         return ResponseIterator(host.stream(self)) if decoupled else host.infer(self)
+
+    @overload
+    def async_exec(self, decoupled: Literal[False] = False) -> "asyncio.Future[InferenceResponse]": ...
+
+    @overload
+    def async_exec(self, decoupled: Literal[True]) -> "asyncio.Future[ResponseIterator]": ...
+
+    @overload
+    def async_exec(self, decoupled: bool) -> "asyncio.Future[Union[InferenceResponse, ResponseIterator]]": ...
 
     def async_exec(self, decoupled: bool = False) -> "asyncio.Future[Any]":
         """As :meth:`exec`, without blocking the running event loop: a future of the response, or of the iterator.

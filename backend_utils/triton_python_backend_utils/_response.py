@@ -41,12 +41,15 @@ class InferenceResponse:
         self._parameters = None if parameters is None else check_parameters(parameters)
 
     def output_tensors(self) -> List[Tensor]:
+        """The outputs, as a new list; none for an error, and for a final flag that came alone."""
         return list(self._output_tensors)
 
     def has_error(self) -> bool:
+        """Whether the request failed; :meth:`error` tells why."""
         return self._error is not None
 
     def error(self) -> Optional[TritonError]:
+        """What went wrong, or None."""
         return self._error
 
     def parameters(self) -> str:

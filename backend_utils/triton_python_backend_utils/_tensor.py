@@ -63,10 +63,10 @@ class Tensor:
 
     __slots__ = ("__weakref__", "_array", "_code", "_data", "_name", "_shape")
 
-    _array: Optional[Array]
+    _array: "Optional[np.ndarray[Any, Any]]"
     _data: Union[bytes, Placed, Array]
 
-    def __init__(self, name: str, numpy_array: Array) -> None:
+    def __init__(self, name: str, numpy_array: "np.ndarray[Any, Any]") -> None:
         if type(name) is not str:
             name = text(name, "name")
         if not isinstance(numpy_array, np.ndarray):
@@ -110,6 +110,7 @@ class Tensor:
         return [self._name, self._code, list(self._shape), data if isinstance(data, bytes) else data.reference()]
 
     def name(self) -> str:
+        """Which input or output of a model it is."""
         return self._name
 
     def shape(self) -> List[int]:
@@ -124,7 +125,7 @@ class Tensor:
         """Whether the data is in host memory, page-locked memory included."""
         return True
 
-    def as_numpy(self) -> Array:
+    def as_numpy(self) -> "np.ndarray[Any, Any]":
         """The elements as an array of :meth:`shape`; the same object each call.
 
         The array is private to this process and writable: what is written into it is seen by nobody else. String
