@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from clients import MODULES, Client
 from http_wire import Wire
@@ -30,16 +29,6 @@ def server(repository: Path) -> Iterator[Served]:
     with serve(repository) as served:
         yield served
         assert "Traceback" not in served.log
-
-
-@pytest.fixture(autouse=True)
-def leak_guard() -> Iterator[None]:
-    """As for all tests, but that the shared server is there before and after."""
-    shm_before = set(os.listdir("/dev/shm"))
-    children_before = set(psutil.Process().children())
-    yield
-    assert set(os.listdir("/dev/shm")) <= shm_before
-    assert set(psutil.Process().children()) <= children_before
 
 
 @pytest.fixture
