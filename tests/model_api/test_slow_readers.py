@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +41,7 @@ class TritonPythonModel:
 @pytest.fixture(scope="module")
 def server(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     decoupled = "model_transaction_policy { decoupled: true }"
-    for name in ("flood", "called", "dropped"):
+    for name in ("flood", "events", "called", "dropped"):
         write(repository, name, FLOOD, config("IN:INT32", "OUT:INT32", more=decoupled))
     identity(repository)
     write_scripted(repository)
@@ -68,6 +71,18 @@ def test_a_client_that_does_not_read_holds_up_the_model_and_loses_nothing(server
         assert sent(server, "flood") <= MOST
         numbers = [int(np.frombuffer(m.infer_response.raw_output_contents[0], "<i4")[-1]) for m in messages]
     assert numbers == list(range(COUNT))
+
+
+def test_a_client_of_generate_stream_holds_up_the_model_and_loses_nothing(server: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("POST", "/v2/models/events/generate_stream", json.dumps({"IN": [120]}))
+        response = connection.getresponse()
+        wait_until(lambda: sent(server, "events") >= 60, "the stream has begun")
+        goes_on_beside(server)
+        assert sent(server, "events") <= MOST
+        events = [json.loads(line[6:]) for line in response if line != b"\n"]
+    assert [event["OUT"][-1] for event in events] == list(range(120))
 
 
 def test_a_client_that_gives_up_sets_the_model_free(server: Served) -> None:

@@ -26,7 +26,8 @@ class TritonPythonModel:
 
     A decoupled one does so REPEAT times. With the text ``errN`` the response number N is an error instead, with
     ``facts`` its id and the shapes of its inputs come back; before each response but the first, one whose text is a
-    path waits until a pipe there is written; with ``flood`` large responses come until the request is cancelled.
+    path waits until a pipe there is written; with ``flood`` large responses come until the request is cancelled,
+    with ``large:N`` one of N bytes.
     """
 
     def initialize(self, args):
@@ -68,6 +69,8 @@ class TritonPythonModel:
         text, parameters = self.text(request), request.parameters()
         if text == f"err{number}":
             return _error("boom")
+        if text.startswith("large:"):
+            return _response(b"x" * int(text[6:]))
         if text == "facts":
             facts = {tensor.name(): list(tensor.shape()) for tensor in request.inputs()}
             return _response(json.dumps({"id": request.request_id(), "shapes": facts}).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ from atoll.frontends.http.listener import HttpFrontend, HttpOptions
 
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
 LAST = b"GET /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
-MAX_UNSENT_NBYTES = 64 << 20
 
 
 class TwinServer:
@@ -25,7 +25,6 @@ class TwinTransport:
 
     def __init__(self) -> None:
         self.written = b""
-        self.unsent_nbytes = 0
         self.reading = True
         self.ended = ""
 
@@ -38,9 +37,6 @@ class TwinTransport:
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 
-    def get_write_buffer_size(self) -> int:
-        return self.unsent_nbytes
-
     def pause_reading(self) -> None:
         self.reading = False
 
@@ -52,9 +48,6 @@ class TwinTransport:
 
     def close(self) -> None:
         self.ended = "closed"
-
-    def abort(self) -> None:
-        self.ended = "aborted"
 
 
 class Driver:
@@ -118,25 +111,40 @@ def test_idle_connection_is_closed_when_the_server_stops(driver: Driver, unread:
     assert driver.transport.ended == "closed"
 
 
-def test_chunks_pile_up_only_so_high(driver: Driver) -> None:
+class Receipt:
+    """What holds back the sender of a chunk while anything refers to it."""
+
+
+def begin_stream(driver: Driver) -> None:
     driver.receive(REQUEST)
     driver.sent()
     driver.connection.begin_chunks(b"HTTP/1.1 200 OK\r\n")
-    driver.transport.unsent_nbytes = MAX_UNSENT_NBYTES
-    driver.connection.send_chunk(b"x" * 20)
-    assert driver.sent() == b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n14\r\n" + b"x" * 20 + b"\r\n"
-    driver.transport.unsent_nbytes += 1
-    driver.connection.send_chunk(b"y")
-    assert driver.sent() == b""
-    assert driver.transport.ended == "aborted"
+    assert driver.sent() == b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("end", ["read", "leave"])
+def test_receipts_are_kept_until_the_client_reads(driver: Driver, end: str) -> None:
+    begin_stream(driver)
+    receipts = [Receipt() for _ in range(3)]
+    kept = [weakref.ref(receipt) for receipt in receipts]
+    driver.connection.send_chunk(b"x" * 20, receipts.pop(0))
+    assert driver.sent() == b"14\r\n" + b"x" * 20 + b"\r\n"
+    driver.connection.pause_writing()
+    driver.connection.send_chunk(b"y", receipts.pop(0))
+    driver.connection.send_chunk(b"z", receipts.pop(0))
+    assert [reference() is not None for reference in kept] == [False, True, True]
+    if end == "read":
+        driver.connection.resume_writing()
+    else:
+        driver.connection.connection_lost(None)
+    assert not any(reference() for reference in kept)
 
 
 def test_what_comes_after_the_client_has_left_is_dropped(driver: Driver) -> None:
-    driver.receive(REQUEST)
-    driver.sent()
+    begin_stream(driver)
     driver.connection.connection_lost(None)
     driver.connection.begin_chunks(b"HTTP/1.1 200 OK\r\n")
-    driver.connection.send_chunk(b"x")
+    driver.connection.send_chunk(b"x", None)
     driver.connection.end_chunks()
     driver.connection.respond(b"HTTP/1.1 200 OK\r\n", [b"x"], 1)
     assert driver.sent() == b""

@@ -35,8 +35,6 @@ __all__ = ["Connection"]
 _MAX_DISCARD_NBYTES = 1 << 30
 _JOIN_NBYTES = 64 << 10
 _HIGH_WATER_NBYTES = 64 << 10
-_MAX_UNSENT_NBYTES = 64 << 20
-"""Nothing can hold up a model that sends responses: a client that has left so much of them unread is given up."""
 _INFER = Task.INFER
 
 
@@ -60,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._generation: Generation | None = None
         self._answering: asyncio.Future[None] | None = None
         self._write_paused = False
+        self._receipts: list[object] = []  # of what the client has not read
         self._closing = False  # after the request in progress
         self._leaving = False  # as soon as what was written is on its way
 
@@ -74,6 +73,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._frontend.connections.discard(self)
         self._body = None
+        self._receipts.clear()
         self._inference.cancel()
         if self._generation is not None:
             self._generation.cancel()
@@ -107,6 +107,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self._receipts.clear()
         if self._leaving and self._transport is not None:
             self._transport.close()
         elif self._transport is not None and not self._transport.is_closing():
@@ -303,15 +304,15 @@ class Connection(asyncio.BufferedProtocol):
             opening += b"Transfer-Encoding: chunked\r\n"
         self._transport.write(opening + (CLOSING if self._closing else self._head.ending))
 
-    def send_chunk(self, data: bytes) -> None:
+    def send_chunk(self, data: bytes, receipt: object) -> None:
+        """``receipt`` is kept as long as the client does not read: it holds back who sends the next one."""
         transport = self._transport
         if transport is None:
             return
         assert self._head is not None
-        if transport.get_write_buffer_size() > _MAX_UNSENT_NBYTES:
-            self._abort()
-        else:
-            transport.write(data if self._head.http_1_0 else b"%x\r\n%b\r\n" % (len(data), data))
+        transport.write(data if self._head.http_1_0 else b"%x\r\n%b\r\n" % (len(data), data))
+        if self._write_paused:
+            self._receipts.append(receipt)
 
     def end_chunks(self) -> None:
         transport = self._transport
@@ -348,6 +349,6 @@ class Connection(asyncio.BufferedProtocol):
             transport.close()
 
     def _abort(self) -> None:
-        """End it without another word: what came is no HTTP that can be answered, or nobody reads."""
+        """What came is no HTTP that can be answered."""
         if self._transport is not None:
             self._transport.abort()

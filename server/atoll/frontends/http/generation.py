@@ -70,7 +70,7 @@ class Generation:
         if not response.empty:
             status, text = _result(response)
             self._open(status)
-            connection.send_chunk(b"data: %b\n\n" % text)
+            connection.send_chunk(b"data: %b\n\n" % text, response.receipt)
         if response.final:
             self._request = None
             self._open(200)
@@ -91,6 +91,7 @@ class Generation:
                 self._conclude(*_NOT_ONE_RESPONSE)
                 return
             self._held = response
+            response.receipt = None  # nobody is slow to read it: what is awaited is another word of the model
         if response.final:
             self._request = None
             self._conclude(*(_NOT_ONE_RESPONSE if self._held is None else _result(self._held)))
@@ -98,7 +99,7 @@ class Generation:
     def _conclude(self, status: int, text: bytes) -> None:
         self._held = None
         self._connection.begin_chunks(response_opening(status, JSON))
-        self._connection.send_chunk(text)
+        self._connection.send_chunk(text, None)
         self._connection.end_chunks()
 
 
