@@ -116,7 +116,7 @@ def test_higher_levels_run_first_and_the_default_is_between(sender: Sender) -> N
 @to("small")
 def test_a_full_queue_refuses_over_both_protocols_and_counts_it(sender: Sender, served: Served) -> None:
     _, first = sender.start("first")
-    sender.queue("a", "b")
+    sent = sender.queue("a", "b")
     text = "Exceeds maximum queue size"
     assert sender.send("c").answer() == ("StatusCode.UNAVAILABLE", f"[request id: c] {text}")
     document = {"inputs": [{"name": "IN", "datatype": "INT32", "shape": [1, 1], "data": [1]}]}
@@ -126,9 +126,10 @@ def test_a_full_queue_refuses_over_both_protocols_and_counts_it(sender: Sender, 
     first.let_go()
     assert sender.run(1) == ["a"]
     b = sender.meet()
-    sender.queue("d", "e")  # what an instance has does not count
+    sent += sender.queue("d", "e")  # what an instance has does not count
     b.let_go()
     assert sender.run(2) == ["d", "e"]
+    assert [one.answer() for one in sent] == [OK] * 4
     assert statistics(served, "small")["inference_stats"]["success"]["count"] == 5
 
 

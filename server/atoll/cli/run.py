@@ -78,6 +78,7 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             model_config_name=options.model_config_name,
             backend_directory=options.backend_directory,
             load_thread_count=options.model_load_thread_count,
+            rate_limits=options.rate_limit_resource if options.rate_limit == "execution_count" else None,
             load_retry_count=options.model_load_retry_count,
             cache=options.cache_config,
             cache_directory=options.cache_directory,

@@ -33,7 +33,6 @@ def _trace_config(value: tuple[str, str, str]) -> str | None:
 
 
 _UNSUPPORTED: dict[str, _Check] = {
-    "rate-limit": _values("execution_count"),
     "trace-level": _trace_level,
     "trace-config": _trace_config,
 }

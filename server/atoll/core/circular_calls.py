@@ -34,7 +34,7 @@ def check_calls(model: Model, request: Request) -> None:
 
 
 def _would_wait_for_ever(model: Model, request: Request) -> bool:
-    instances = model.instances
+    instances = model.serving
     if not instances or any(not instance.waits_for() for instance in instances):
         return False  # mostly
     waits = _find_waits(instances, request)
@@ -83,7 +83,7 @@ def _wait_of(waiter: Instance | Request) -> _Wait:
     steps = model.calls_for(waiter)
     if steps:
         return _Wait(list(steps), for_all=True)
-    for instance in model.instances:
+    for instance in model.serving:
         if any(waiter in execution.requests for execution in instance.executions):
             return _Wait([instance])
-    return _Wait(model.instances) if model.is_queued(waiter) else _NO_WAIT
+    return _Wait(model.serving) if model.is_queued(waiter) else _NO_WAIT

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from atoll_ipc.memory import ArenaSettings
 
-from atoll.instances.instance import InstanceSettings
+from atoll.instances.instance import InstanceSettings, RateLimit
 from atoll.repository.config import Instance, ModelConfig
 
-__all__ = ["initialize_args", "instance_settings"]
+__all__ = ["initialize_args", "instance_settings", "rate_limit"]
 
 
 def instance_settings(
@@ -35,6 +35,8 @@ def instance_settings(
             args=initialize_args(config, version, model_dir, instance),
             outputs=list(config.outputs),
             decoupled=config.decoupled,
+            passive=instance.passive,
+            rate_limit=rate_limit(instance),
             arena=arena,
             start_timeout_s=start_timeout_s,
         )
@@ -54,3 +56,12 @@ def initialize_args(config: ModelConfig, version: int, model_dir: Path, instance
         "model_version": str(version),
         "model_name": config.name,
     }
+
+
+def rate_limit(instance: Instance) -> RateLimit:
+    """What an execution takes of resources: those that are not global are those of the instance's device."""
+    limiter = instance.rate_limiter
+    resources = tuple(
+        (name, None if is_global else instance.device_id, count) for name, count, is_global in limiter.resources
+    )
+    return RateLimit(limiter.priority, resources)

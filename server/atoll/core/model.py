@@ -31,6 +31,7 @@ from atoll.observe.metrics import ModelSeries
 from atoll.observe.statistics import Failure, ModelStatistics, ResponseOutcome
 from atoll.repository.config import ModelConfig, TensorSpec
 from atoll.scheduling.ordering import ResponseOrder
+from atoll.scheduling.rate_limiter import RateLimiter
 from atoll.scheduling.scheduler import Rejected
 
 __all__ = ["Model", "ModelHost", "epoch_ms"]
@@ -45,6 +46,7 @@ class ModelHost(Protocol):
     environments: Environments
     arena_settings: ArenaSettings
     start_timeout_s: float
+    rate_limiter: RateLimiter | None
     response_cache: ResponseCache | None
 
     def find(self, name: str, version: int, namespace: str) -> Model: ...
@@ -136,6 +138,11 @@ class Model(abc.ABC):
     @property
     def instances(self) -> list[Instance]:
         """The instances that execute its requests; none for a kind that has others do the work."""
+        return []
+
+    @property
+    def serving(self) -> list[Instance]:
+        """Those of the instances that take requests; the others are passive."""
         return []
 
     @property

@@ -13,7 +13,7 @@ from atoll.core.instance_set import InstanceSet
 from atoll.core.instance_settings import instance_settings
 from atoll.core.model import Model, ModelHost, epoch_ms
 from atoll.core.reshape import fill, fits
-from atoll.core.schedulers import make_scheduler, make_sequence_scheduler
+from atoll.core.schedulers import demands, make_scheduler, make_sequence_scheduler
 from atoll.core.warm_up import WarmUpSample, read_samples
 from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
@@ -61,11 +61,12 @@ class PythonModel(Model):
             lambda settings: Instance(settings, warm_parent, self, host.take_chunk_ids),
         )
         self._instances = self._set.all
-        self._sequences = make_sequence_scheduler(config, model_dir, self._instances, self)
-        self._scheduler: Scheduler = self._sequences or make_scheduler(config, self._instances, self)
         self._retiring = False
         self.warm_parent = warm_parent
+        self._all_passive = not self.serving
         self._warm_up_samples = read_samples(config, model_dir)
+        self._sequences = make_sequence_scheduler(config, model_dir, self._instances, self)
+        self._scheduler: Scheduler = self._sequences or make_scheduler(config, self._instances, self, host.rate_limiter)
 
     # -- life
 
@@ -76,6 +77,7 @@ class PythonModel(Model):
         try:
             await self._set.start()
         except BaseException:
+            self._scheduler.stop()
             self._host.ended(self)
             raise
         finally:
@@ -96,6 +98,8 @@ class PythonModel(Model):
         return "sequence_batching" not in self.config  # whose sequences are bound to instances
 
     async def grow(self, config: ModelConfig) -> None:
+        if self._host.rate_limiter is not None:
+            self._host.rate_limiter.check(demands(config))
         self.is_loading = True
         try:
             await self._set.grow(config)
@@ -104,6 +108,7 @@ class PythonModel(Model):
 
     def settle(self, config: ModelConfig | None) -> None:
         self._set.settle(config)
+        self._all_passive = all(instance.passive for instance in self._set.config.instances)
         self.config = self._set.config.json
 
     async def warm_up(self, instance: Instance) -> None:
@@ -154,9 +159,7 @@ class PythonModel(Model):
     @property
     def is_ready(self) -> bool:
         return (
-            self._accepting
-            and not self._retiring
-            and any(instance.state is State.READY for instance in self._instances)
+            self._accepting and not self._retiring and any(instance.state is State.READY for instance in self.serving)
         )
 
     @property
@@ -175,6 +178,10 @@ class PythonModel(Model):
     def instances(self) -> list[Instance]:
         return self._instances
 
+    @property
+    def serving(self) -> list[Instance]:
+        return [instance for instance in self._instances if not instance.settings.passive]
+
     def pending(self) -> int:
         return self._scheduler.pending
 
@@ -184,6 +191,8 @@ class PythonModel(Model):
     # -- requests
 
     def _accept(self, request: Request) -> None:
+        if self._all_passive:
+            raise ServerError(Code.UNAVAILABLE, f"all instances of model '{self.name}' are passive")
         self._scheduler.submit(request)
 
     def cancel(self, request: Request) -> None:
@@ -207,7 +216,8 @@ class PythonModel(Model):
     def executed(
         self, instance: Instance, execution: Execution, responses: list[Response], times_ns: tuple[int, int, int]
     ) -> None:
-        self._scheduler.freed(instance)
+        if instance.state is not State.STARTING:  # it is warming up then
+            self._scheduler.freed(instance)
         now = time.monotonic_ns()
         requests = execution.requests
         if self._sequences is not None:
@@ -293,7 +303,8 @@ class PythonModel(Model):
         self._host.ask(self, topic, arguments, tell)
 
     def instance_ready(self, instance: Instance) -> None:
-        self._scheduler.freed(instance)
+        if not instance.settings.passive:
+            self._scheduler.freed(instance)
 
     def instance_died(self, instance: Instance, unstarted: list[Request], reason: str) -> None:
         error = ServerError(Code.INTERNAL, f"Stub process '{instance.name}' is not healthy. {reason}")

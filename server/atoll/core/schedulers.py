@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+from atoll.core.instance_settings import rate_limit
 from atoll.core.sequence_batching import lane_maker, sequence_settings
 from atoll.inference import Request
 from atoll.instances.instance import Instance
@@ -14,21 +15,34 @@ from atoll.repository.config import DynamicBatching, ModelConfig
 from atoll.scheduling.dispatcher import Dispatcher
 from atoll.scheduling.dynamic_batcher import DynamicBatcher
 from atoll.scheduling.levels import Levels, QueuePolicy
+from atoll.scheduling.limited_dispatcher import LimitedDispatcher, demand
 from atoll.scheduling.queues import FifoQueue, Queue
+from atoll.scheduling.rate_limiter import Demand, RateLimiter
 from atoll.scheduling.scheduler import Scheduler, SchedulerOwner
 from atoll.scheduling.sequences.scheduler import SequenceOwner, SequenceScheduler
 
-__all__ = ["make_scheduler", "make_sequence_scheduler"]
+__all__ = ["demands", "make_scheduler", "make_sequence_scheduler"]
 
 _HOLD_UNTIL = "TRITONSERVER_DELAY_SCHEDULER"
 
 
-def make_scheduler(config: ModelConfig, instances: list[Instance], owner: SchedulerOwner) -> Scheduler:
-    """``owner`` is told of requests that are taken out of the queue without having been executed."""
-    batching = config.dynamic_batching
-    if batching is None:
-        return Dispatcher(FifoQueue(), instances, owner)
-    return Dispatcher(_batcher(config, batching), instances, owner)
+def make_scheduler(
+    config: ModelConfig, instances: list[Instance], owner: SchedulerOwner, limiter: RateLimiter | None
+) -> Scheduler:
+    """``instances`` may change later on. Raises ServerError where ``limiter`` could never let some of them execute.
+
+    ``owner`` is told of requests that are taken out of the queue without having been executed.
+    """
+    queue: Queue = FifoQueue() if config.dynamic_batching is None else _batcher(config, config.dynamic_batching)
+    if limiter is None:
+        return Dispatcher(queue, instances, owner)
+    limiter.check(demands(config))
+    return LimitedDispatcher(queue, instances, owner, limiter)
+
+
+def demands(config: ModelConfig) -> list[Demand]:
+    """What the executions of a configuration's instances take."""
+    return [demand(rate_limit(instance)) for instance in config.instances if not instance.passive]
 
 
 def make_sequence_scheduler(

@@ -33,6 +33,7 @@ from atoll.observe.log import LogSettings, log_verbose
 from atoll.observe.metrics import Metrics, MetricsOptions
 from atoll.observe.trace_settings import TraceOptions
 from atoll.observe.tracer import Tracer
+from atoll.scheduling.rate_limiter import RateLimiter
 
 __all__ = ["Server", "ServerOptions"]
 
@@ -58,6 +59,8 @@ class ServerOptions:
     model_namespacing: bool = False
     load_thread_count: int = 4
     load_retry_count: int = 0
+    rate_limits: tuple[tuple[str, int, int | None], ...] | None = None
+    """Name, units and device of the resources that executions share; None where nothing is limited."""
     cache: tuple[CacheSetting, ...] = ()
     cache_directory: str = "/opt/tritonserver/caches"
     arena: ArenaSettings = field(default_factory=ArenaSettings)
@@ -99,6 +102,7 @@ class Server:
         self.warm_parents = WarmParents()
         self.environments = Environments(EnvironmentCache(options.env_cache_directory, options.env_cache_nbytes))
         self.arena_settings = options.arena
+        self.rate_limiter = None if options.rate_limits is None else RateLimiter(options.rate_limits)
         self.start_timeout_s = options.stub_timeout_s
         self.response_cache: ResponseCache | None = None
         self.regions = Regions(enabled=options.allow_client_shm, on_gone=self.chunks_gone)

@@ -30,7 +30,7 @@ from atoll.instances.side_door import SideDoor
 from atoll.instances.stub_process import StubProcess
 from atoll.instances.warm_parent import WarmParent
 
-__all__ = ["Answer", "Instance", "InstanceSettings", "Owner", "State"]
+__all__ = ["Answer", "Instance", "InstanceSettings", "Owner", "RateLimit", "State"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,14 @@ class State(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How an instance's executions weigh, and what each takes of resources: their names, devices and units."""
+
+    priority: int
+    resources: tuple[tuple[str, int | None, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceSettings:
     """What one instance is, and what its stub is told in LOAD."""
 
@@ -64,6 +72,8 @@ class InstanceSettings:
     args: dict[str, str]
     outputs: list[str]
     decoupled: bool
+    passive: bool
+    rate_limit: RateLimit
     arena: ArenaSettings
     start_timeout_s: float
 

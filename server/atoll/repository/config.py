@@ -17,7 +17,16 @@ from atoll.repository.config_json import from_json, to_json
 from atoll.repository.normalize import PYTHON, normalize, normalize_scheduling
 from atoll.repository.versions import VersionPolicy
 
-__all__ = ["DynamicBatching", "Instance", "InstanceGroup", "ModelConfig", "QueuePolicy", "TensorSpec", "Host"]
+__all__ = [
+    "DynamicBatching",
+    "Host",
+    "Instance",
+    "InstanceGroup",
+    "ModelConfig",
+    "QueuePolicy",
+    "RateLimiter",
+    "TensorSpec",
+]
 
 _INVALID_DATATYPE = "<invalid>"
 # What the result of auto_complete_config may change.
@@ -83,6 +92,15 @@ class DynamicBatching:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimiter:
+    """What each execution of an instance takes, where the server limits their rate."""
+
+    priority: int = 1
+    resources: tuple[tuple[str, int, bool], ...] = ()
+    """Names, units, and whether they are global."""
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One instance to start. Instances of a group on different GPUs share a name."""
 
@@ -90,6 +108,7 @@ class Instance:
     kind: Literal["CPU", "GPU", "MODEL"]
     device_id: int
     passive: bool
+    rate_limiter: RateLimiter = RateLimiter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +121,13 @@ class InstanceGroup:
     gpus: tuple[int, ...] = ()
     passive: bool = False
     host_policy: str = ""
+    rate_limiter: RateLimiter = RateLimiter()
 
     @property
     def instances(self) -> list[Instance]:
         """``count`` instances, on each GPU of the group where it has some."""
         return [
-            Instance(f"{self.name}_{index}", self.kind, device, self.passive)
+            Instance(f"{self.name}_{index}", self.kind, device, self.passive, self.rate_limiter)
             for index in range(self.count)
             for device in self.gpus or (0,)
         ]
@@ -270,7 +290,15 @@ def _reshape(tensor: Any) -> tuple[int, ...] | None:
 
 def _instance_group(group: Any) -> InstanceGroup:
     kind = messages.ModelInstanceGroup.Kind.Name(group.kind).removeprefix("KIND_")
-    return InstanceGroup(group.name, kind, group.count, tuple(group.gpus), group.passive, group.host_policy)
+    return InstanceGroup(
+        group.name, kind, group.count, tuple(group.gpus), group.passive, group.host_policy, _rate_limiter(group)
+    )
+
+
+def _rate_limiter(group: Any) -> RateLimiter:
+    limiter = group.rate_limiter
+    resources = tuple((resource.name, resource.count, getattr(resource, "global")) for resource in limiter.resources)
+    return RateLimiter(max(1, limiter.priority), resources)
 
 
 def _dynamic_batching(batching: Any) -> DynamicBatching:

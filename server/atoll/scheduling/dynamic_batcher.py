@@ -71,19 +71,27 @@ class DynamicBatcher:
         self._forming = None
         return self._levels.expire(now_ns)
 
+    def is_due(self, now_ns: int) -> bool:
+        return self._due_count(now_ns) > 0
+
     def next_batch(self, now_ns: int) -> Batch | None:
-        if not self.requests or self._is_held():
-            return None
-        forming = self._form()
-        overdue = now_ns - forming.oldest_ns >= self._max_delay_ns
-        if forming.preferred_count and not (overdue and self._max_delay_ns):
-            count = forming.preferred_count
-        elif overdue or forming.complete or forming.total >= self._full:
-            count = forming.count
-        else:
+        count = self._due_count(now_ns)
+        if not count:
             return None
         self._forming = None
         return self._levels.take(count)
+
+    def _due_count(self, now_ns: int) -> int:
+        """How many requests may go now, as one batch."""
+        if not self.requests or self._is_held():
+            return 0
+        forming = self._form()
+        overdue = now_ns - forming.oldest_ns >= self._max_delay_ns
+        if forming.preferred_count and not (overdue and self._max_delay_ns):
+            return forming.preferred_count
+        if overdue or forming.complete or forming.total >= self._full:
+            return forming.count
+        return 0
 
     def wake_ns(self, idle: bool) -> int | None:
         deadline_ns = self._levels.deadline_ns()

@@ -49,6 +49,9 @@ class Queue(Protocol):
     def expire(self, now_ns: int) -> list[Request]:
         """Take out what has waited too long."""
 
+    def is_due(self, now_ns: int) -> bool:
+        """Whether :meth:`next_batch` would give one."""
+
     def next_batch(self, now_ns: int) -> Batch | None:
         """What may run now; None when there is nothing, or it is better to wait. Comes after :meth:`expire`."""
 
@@ -85,6 +88,9 @@ class FifoQueue:
 
     def expire(self, now_ns: int) -> list[Request]:
         return []
+
+    def is_due(self, now_ns: int) -> bool:
+        return bool(self.requests)
 
     def next_batch(self, now_ns: int) -> Batch | None:
         return [self.requests.popitem(last=False)[0]] if self.requests else None
