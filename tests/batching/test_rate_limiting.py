@@ -184,3 +184,30 @@ def test_without_the_limiter_resources_mean_nothing(repository: Path, rendezvous
         for visit in visits:
             visit.let_go()
         assert [one.answer() for one in sent] == [[[1]]] * 2
+
+
+@pytest.mark.spec("server:231")
+def test_changed_limits_concern_instances_while_the_model_serves(tmp_path: Path, rendezvous: Rendezvous) -> None:
+    folder = write(tmp_path, "m", NAMED, limited('{ name: "R" count: 1 }'))
+    with (
+        serve(
+            tmp_path,
+            "--model-control-mode=explicit",
+            "--load-model=m",
+            "--rate-limit=execution_count",
+            "--rate-limit-resource=R:2",
+        ) as served,
+        sending(served, rendezvous, "m") as sender,
+    ):
+        [before] = served.stubs().values()
+        (folder / "config.pbtxt").write_text(limited('{ name: "R" count: 3 }'))
+        status, answer = served.post("/v2/repository/models/m/load", {})
+        assert status == 400
+        assert "is limited to 2 which will prevent scheduling" in answer["error"]
+        (folder / "config.pbtxt").write_text(limited('{ name: "R" count: 2 }'))
+        assert served.post("/v2/repository/models/m/load", {})[0] == 200
+        wait_until(lambda: len(served.stubs()) == 1, "the old instance is gone")
+        assert before not in served.stubs().values()
+        sent = sender.send("a")
+        assert sender.run(1) == ["m_0_0 a"]
+        assert sent.answer() == [[1]]

@@ -187,7 +187,6 @@ def test_endpoints_that_do_not_collide(argv: list[str]) -> None:
 @pytest.mark.parametrize(
     ("argument", "shown"),
     [
-        ("--rate-limit=execution_count", "--rate-limit=execution_count"),
         ("--trace-config=level=TIMESTAMPS", "--trace-config=level=TIMESTAMPS"),
         ("--trace-level=min", "--trace-level=min"),
     ],
@@ -202,7 +201,7 @@ def test_features_that_are_missing_are_refused(argument: str, shown: str) -> Non
     "argument",
     [
         "--model-control-mode=none",
-        "--rate-limit=off",
+        "--rate-limit=execution_count",
         "--http-header-forward-pattern=",
         "--trace-config=level=OFF",
         "--trace-config=rate=100",

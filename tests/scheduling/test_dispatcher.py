@@ -4,73 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-from atoll.errors import ServerError
-from atoll.inference import Request
-from atoll.instances.exchange import Execution
-from atoll.instances.instance import State
 from atoll.scheduling.dispatcher import Dispatcher
 from atoll.scheduling.dynamic_batcher import DynamicBatcher
 from atoll.scheduling.levels import Levels, QueuePolicy
 from atoll.scheduling.queues import FifoQueue, Queue
 from atoll.scheduling.scheduler import Rejected
-
-SHORT_NS, LONG_NS = 50_000, 5_000_000
-
-
-class InstanceTwin:
-    """What a dispatcher sees of an instance; an execution ends when the test says so."""
-
-    def __init__(self, recent_execution_ns: int = LONG_NS) -> None:
-        self.state = State.READY
-        self.executions: deque[Execution] = deque()
-        self.recent_execution_ns = recent_execution_ns
-        self.taken: list[list[Request]] = []
-        self.executed = asyncio.Event()
-
-    def execute(self, requests: list[Request], now_ns: int) -> None:
-        assert self.state is State.READY
-        self.executions.append(Execution(len(self.taken), requests, now_ns))
-        self.taken.append(requests)
-        self.executed.set()
-
-    def finish(self, dispatcher: Dispatcher) -> list[Request]:
-        done = self.executions.popleft().requests
-        dispatcher.freed(self)  # type: ignore[arg-type]
-        return done
-
-    def die(self, dispatcher: Dispatcher) -> None:
-        """The current execution fails, what was sent ahead goes back."""
-        self.state = State.DEAD
-        unstarted = [request for execution in list(self.executions)[1:] for request in execution.requests]
-        self.executions.clear()
-        assert dispatcher.died(self, unstarted) == []  # type: ignore[arg-type]
-
-    def restart(self, dispatcher: Dispatcher) -> None:
-        self.state = State.READY
-        dispatcher.freed(self)  # type: ignore[arg-type]
-
-
-def request(name: str = "", size: int = 1) -> Request:
-    made = Request("m", [], lambda response: None, id=name)
-    made.batch_size = size
-    return made
-
-
-class OwnerTwin:
-    """Remembers what was dropped, and why."""
-
-    def __init__(self) -> None:
-        self.dropped_requests: list[tuple[str, str]] = []
-        self.told = asyncio.Event()
-
-    def dropped(self, request: Request, error: ServerError) -> None:
-        self.dropped_requests.append((request.id, str(error)))
-        self.told.set()
+from scheduling_twins import LONG_NS, SHORT_NS, InstanceTwin, OwnerTwin, names, on_loop, request
 
 
 def start(queue: Queue, *instances: InstanceTwin, owner: OwnerTwin | None = None) -> Dispatcher:
@@ -83,23 +25,6 @@ def start(queue: Queue, *instances: InstanceTwin, owner: OwnerTwin | None = None
 def submit(dispatcher: Dispatcher, *names: str) -> None:
     for name in names:
         dispatcher.submit(request(name))
-
-
-def names(batches: list[list[Request]]) -> list[str]:
-    return ["".join(request.id for request in batch) for batch in batches]
-
-
-Test = Callable[..., Coroutine[Any, Any, None]]
-
-
-def on_loop(test: Test) -> Callable[[], None]:
-    """Run a test on an event loop of its own, as the dispatcher runs."""
-
-    def run() -> None:
-        asyncio.run(asyncio.wait_for(test(), 10))
-
-    run.__name__ = test.__name__
-    return run
 
 
 # -- one at a time

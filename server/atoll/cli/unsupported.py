@@ -15,14 +15,6 @@ _Check = Callable[[Any], "str | None"]
 """Given one value of the flag: None if it asks for nothing unsupported, else what to show behind the flag's name."""
 
 
-def _values(*refused: object) -> _Check:
-    return lambda value: f"={str(value).lower()}" if value in refused else None
-
-
-def _anything(value: object) -> str | None:
-    return "" if value else None
-
-
 def _trace_level(value: str) -> str | None:
     return None if value in ("off", "false") else f"={value}"
 
