@@ -138,6 +138,12 @@ _GRPC = (
     Flag("grpc-server-key", PATH, "", "PEM file of the server's private key."),
     Flag("grpc-root-cert", PATH, "", "PEM file of the certificates that client certificates are verified against."),
     Flag(
+        "grpc-transport",
+        choice("invalid argument for --grpc-transport", "http2", "grpcio"),
+        "http2",
+        "Atoll's own HTTP/2, or grpcio's.",
+    ),
+    Flag(
         "grpc-infer-response-compression-level",
         choice("invalid argument for --grpc_infer_response_compression_level", "none", "low", "medium", "high"),
         "none",

@@ -74,6 +74,7 @@ class Options:
     grpc_server_cert: str
     grpc_server_key: str
     grpc_root_cert: str
+    grpc_transport: str
     grpc_infer_response_compression_level: str
     grpc_keepalive_time: int
     grpc_keepalive_timeout: int

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atoll import __version__
-from atoll.cli.lifecycle import Endpoint
+from atoll.cli.lifecycle import Endpoint, Listener
 from atoll.cli.options import Options
 from atoll.observe.distributions import DEFAULT_QUANTILES, DistributionOptions
 from atoll.observe.log import LogSettings
@@ -51,7 +51,6 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
     """The frontends to start, in their order. One that is switched off is not even imported."""
     chosen = []
     if options.allow_grpc:
-        from atoll.frontends.grpc.grpcio_transport import GrpcFrontend
         from atoll.frontends.grpc.options import GrpcOptions
 
         grpc_options = GrpcOptions(
@@ -75,7 +74,15 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
             max_connection_age_ms=options.grpc_max_connection_age,
             max_connection_age_grace_ms=options.grpc_max_connection_age_grace,
         )
-        grpc = GrpcFrontend(server, grpc_options)
+        grpc: Listener
+        if options.grpc_transport == "grpcio":
+            from atoll.frontends.grpc.grpcio_transport import GrpcFrontend
+
+            grpc = GrpcFrontend(server, grpc_options)
+        else:
+            from atoll.frontends.grpc.http2.frontend import Http2Frontend
+
+            grpc = Http2Frontend(server, grpc_options)
         chosen.append(Endpoint("GRPC", "GRPCInferenceService", options.grpc_address, grpc))
     if options.allow_http:
         from atoll.frontends.http.listener import HttpFrontend, HttpOptions

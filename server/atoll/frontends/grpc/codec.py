@@ -18,7 +18,7 @@ from atoll.core.regions import Regions, RegionSpan
 from atoll.errors import Code, ServerError
 from atoll.frontends.grpc.contents import pack_contents
 from atoll.frontends.grpc.reply import Reply
-from atoll.frontends.grpc.wire import Buffer, cut_raw_inputs
+from atoll.frontends.grpc.wire import Buffer, Take, cut_raw_inputs
 from atoll.inference import SEQUENCE_END, SEQUENCE_START, Parameter, Request, Response, Tensor, TensorData
 
 __all__ = ["decode_request", "parse", "parse_request"]
@@ -36,9 +36,9 @@ def parse(kind: Any, body: Buffer) -> Any:
         raise ServerError(Code.INVALID_ARG, f"failed to parse the request message: {error}") from None
 
 
-def parse_request(body: Buffer) -> tuple[Any, Any]:
+def parse_request(body: Buffer, take: Take | None = None) -> tuple[Any, Any]:
     """The ``ModelInferRequest`` in ``body``, and its raw input contents."""
-    head, raw = cut_raw_inputs(body)
+    head, raw = cut_raw_inputs(body, take)
     message = parse(messages.ModelInferRequest, bytes(head))
     return message, raw or message.raw_input_contents
 

@@ -1,6 +1,7 @@
 """The gRPC frontend on grpcio: ports, TLS, keepalive, and the service's RPCs as grpc.aio handlers.
 
-The only file that knows grpcio. Messages stay bytes here; ``service`` reads and writes them.
+The only file that knows grpcio; ``--grpc-transport=grpcio`` chooses it. Messages stay bytes here; ``service`` reads and
+writes them.
 """
 
 from __future__ import annotations

@@ -12,13 +12,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from atoll_ipc.memory import Block
+
 from atoll.errors import Code, ServerError
 from atoll.frontends.forwarding import compile_pattern, forward, matching
 from atoll.frontends.grpc.codec import decode_request, parse, parse_request
 from atoll.frontends.grpc.control import CONTROL_RPCS, SERVICE, ControlRpc
 from atoll.frontends.grpc.reply import Reply, single_answer
 from atoll.frontends.grpc.stream import InferStream
-from atoll.frontends.grpc.wire import Buffer, Parts
+from atoll.frontends.grpc.wire import Buffer, Parts, Take, first_raw_input
 from atoll.inference import Request, Response
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ STREAM = f"/{SERVICE}/ModelStreamInfer"
 Headers = Callable[[], Iterable[tuple[str, "str | bytes"]]]
 """Gives a call's metadata; a function, because most calls never look at it and reading it costs."""
 
+_ALIGNMENT = 64
 _SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
 _RESTRICTED_PREFIX = "triton-grpc-protocol-"
 
@@ -59,13 +62,38 @@ class InferenceService:
         """From now on every new call is told that the server shuts down."""
         self._accepting = False
 
-    def infer(self, body: Buffer, headers: Headers, done: Callable[[Parts | ServerError], None]) -> Request:
+    def room(self, beginning: Buffer, nbytes: int) -> tuple[Block, int] | None:
+        """Where a large infer request goes while it arrives, by how it begins: a block, and the place in its chunk.
+
+        The place is such that the first tensor lies on a 64-byte boundary. None where the request says too late, or
+        wrongly, which model it is for. Raises ServerError when the model has no memory left.
+        """
+        found = first_raw_input(beginning)
+        if found is None:
+            return None
+        name, version, offset = found
+        try:
+            model = self.server.model(name, version)
+        except ServerError:
+            return None
+        pad = -offset % _ALIGNMENT
+        block = model.allocate(pad + nbytes)
+        return block, block.start + pad
+
+    def infer(
+        self,
+        body: Buffer,
+        headers: Headers,
+        done: Callable[[Parts | ServerError], None],
+        take: Take | None = None,
+    ) -> Request:
         """ModelInfer. Raises when the request is refused; else ``done`` is called later, once.
 
-        The request that is returned is for ``server.cancel``, should the client go away.
+        ``take`` gives parts of a ``body`` that lies in shared memory by reference. The request that is returned is for
+        ``server.cancel``, should the client go away.
         """
         self._admit("inference", headers)
-        message, raw = parse_request(body)
+        message, raw = parse_request(body, take)
         model = self.server.model(message.model_name, message.model_version)
         if model.decoupled:
             raise ServerError(

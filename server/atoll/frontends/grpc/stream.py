@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from atoll.errors import ServerError
 from atoll.frontends.grpc.codec import parse_request
 from atoll.frontends.grpc.reply import Reply, refusal, stream_answer
-from atoll.frontends.grpc.wire import Buffer, Parts
+from atoll.frontends.grpc.wire import Buffer, Parts, Take
 from atoll.inference import Request, Response
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ class InferStream:
         self._half_closed = False
         self._ended = False
 
-    def receive(self, body: Buffer) -> None:
-        """The client sent a request."""
+    def receive(self, body: Buffer, take: Take | None = None) -> None:
+        """The client sent a request; ``take`` as for ``InferenceService.infer``."""
         if self._ended:
             return
         try:
-            message, raw = parse_request(body)
+            message, raw = parse_request(body, take)
         except ServerError as error:
             self.close(error)
             return

@@ -16,14 +16,18 @@ See also: ``codec`` and ``reply``, the users of this module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+from atoll.inference import TensorData
 
 __all__ = [
     "Buffer",
     "Parts",
     "RAW_OUTPUT_TAG",
     "STREAMED_RESPONSE_TAG",
+    "Take",
     "cut_raw_inputs",
+    "first_raw_input",
     "field_header",
     "total_bytes",
 ]
@@ -33,6 +37,9 @@ Buffer = bytes | bytearray | memoryview
 Parts = list[Buffer]
 """A serialized message in pieces, for the transport to write one after the other."""
 
+Take = Callable[[int, int], TensorData]
+"""Gives the bytes at an offset of a message as tensor data, by reference; for a message in shared memory."""
+
 _LENGTH_DELIMITED = 2
 _RAW_INPUT_TAG = 7 << 3 | _LENGTH_DELIMITED  # ModelInferRequest.raw_input_contents
 RAW_OUTPUT_TAG = 6 << 3 | _LENGTH_DELIMITED  # ModelInferResponse.raw_output_contents
@@ -41,15 +48,17 @@ STREAMED_RESPONSE_TAG = 2 << 3 | _LENGTH_DELIMITED  # ModelStreamInferResponse.i
 _MAX_RAW_INPUTS = 4096
 
 
-def cut_raw_inputs(body: Buffer) -> tuple[Buffer, Sequence[memoryview]]:
+def cut_raw_inputs(body: Buffer, take: Take | None = None) -> tuple[Buffer, Sequence[TensorData]]:
     """Split a serialized ModelInferRequest into what protobuf shall parse and its raw input contents.
+
+    These are views of ``body``, or what ``take`` gives for their offsets and lengths.
 
     A body that holds anything unusual is left whole, for protobuf to read or refuse: unknown fields, lengths beyond
     its end, or so many raw contents that the views would weigh more than the bytes.
     """
     whole = memoryview(body)
     end = len(body)
-    raw: list[memoryview] = []
+    raw: list[TensorData] = []
     rest: list[memoryview] = []
     position = kept = 0
     while position < end:
@@ -77,7 +86,7 @@ def cut_raw_inputs(body: Buffer) -> tuple[Buffer, Sequence[memoryview]]:
         if position > end or len(raw) == _MAX_RAW_INPUTS:
             return body, ()
         if tag == _RAW_INPUT_TAG:
-            raw.append(whole[content:position])
+            raw.append(whole[content:position] if take is None else take(content, length))
             if kept < start:
                 rest.append(whole[kept:start])
             kept = position
@@ -86,6 +95,33 @@ def cut_raw_inputs(body: Buffer) -> tuple[Buffer, Sequence[memoryview]]:
     if kept < end:
         rest.append(whole[kept:])
     return b"".join(rest), raw
+
+
+def first_raw_input(beginning: Buffer) -> tuple[str, str, int] | None:
+    """Model, version and the offset of the first raw input content, where the beginning of a request tells them."""
+    texts = {1: b"", 2: b""}  # ModelInferRequest.model_name and .model_version
+    position, end = 0, len(beginning)
+    while position < end:
+        tag = beginning[position]
+        length = shift = 0
+        while True:
+            position += 1
+            if position == end or shift > 28:
+                return None
+            byte = beginning[position]
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte <= 0x7F:
+                break
+        position += 1
+        if tag == _RAW_INPUT_TAG:
+            return texts[1].decode("utf-8", "replace"), texts[2].decode("utf-8", "replace"), position
+        if tag > 0x7F or tag & 7 != _LENGTH_DELIMITED:
+            return None
+        if tag >> 3 in texts:
+            texts[tag >> 3] = bytes(beginning[position : position + length])
+        position += length
+    return None
 
 
 def field_header(tag: int, length: int) -> bytes:

@@ -1,0 +1,183 @@
+"""What one connection sends: DATA within the windows of stream and connection, and while the socket takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from atoll.frontends.grpc.http2.frames import (
+    END_HEADERS,
+    END_STREAM,
+    MAX_WINDOW,
+    ConnectionFailure,
+    ErrorCode,
+    FrameType,
+    Setting,
+    head,
+)
+from atoll.frontends.grpc.http2.streams import Stream
+from atoll.frontends.grpc.http2.windows import SendWindow
+
+__all__ = ["Sender"]
+
+Buffer = bytes | bytearray | memoryview
+
+_LARGEST_FRAME_NBYTES = 1 << 20
+"""Whatever the peer allows: gRPC's clients allow 16 MiB and then take 4 MiB for a fault."""
+_DEFAULT_WINDOW = 65535
+_DEFAULT_FRAME_NBYTES = 1 << 14
+_JOIN_NBYTES = 64 << 10
+
+
+class Sender:
+    """Keeps the streams whose data waits, and sends for each in turn when it may."""
+
+    def __init__(self, on_data: Callable[[], None], on_end: Callable[[Stream], None]) -> None:
+        """``on_data`` is called when something of an answer was sent, ``on_end`` when all of it was."""
+        self.transport: asyncio.WriteTransport | None = None
+        self.window = SendWindow(_DEFAULT_WINDOW)
+        self.initial_window = _DEFAULT_WINDOW
+        self.max_frame_nbytes = _DEFAULT_FRAME_NBYTES
+        self.is_paused = False
+        self._on_data = on_data
+        self._on_end = on_end
+        self._waiting: dict[Stream, None] = {}
+
+    def apply(self, settings: Iterable[tuple[int, int]], streams: Iterable[Stream]) -> None:
+        """The client's settings, as far as they concern what it is sent. Raises ConnectionFailure."""
+        for name, value in settings:
+            if name == Setting.INITIAL_WINDOW_SIZE:
+                if value > MAX_WINDOW:
+                    raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value}")
+                change, self.initial_window = value - self.initial_window, value
+                too_wide = [stream for stream in streams if not stream.send_window.widen(change)]
+                if too_wide:
+                    raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a window larger than there can be")
+            elif name == Setting.MAX_FRAME_SIZE:
+                if not 1 << 14 <= value < 1 << 24:
+                    raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"a largest frame of {value} bytes")
+                self.max_frame_nbytes = min(value, _LARGEST_FRAME_NBYTES)
+            elif name == Setting.ENABLE_PUSH and value > 1:
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
+
+    # -- answers
+
+    def head(self, stream: Stream, block: bytes) -> None:
+        """The head of an answer; its data and trailers follow by :meth:`data` and :meth:`trailers`."""
+        self._write([head(len(block), FrameType.HEADERS, END_HEADERS, stream.id), block], len(block))
+
+    def data(self, stream: Stream, parts: list[Buffer], receipt: object = None) -> None:
+        """Data, now or when there is room; ``receipt`` is held until then."""
+        stream.outbox.extend((memoryview(part), None) for part in parts if len(part))
+        if receipt is not None and stream.outbox:
+            stream.outbox[-1] = (stream.outbox[-1][0], receipt)
+        self.pump(stream)
+
+    def trailers(self, stream: Stream, block: bytes) -> None:
+        """The end of an answer, behind what of it still waits."""
+        stream.trailers = block
+        self.pump(stream)
+
+    def status(self, stream: Stream, block: bytes) -> None:
+        """An answer that is a status and nothing else."""
+        self._write([head(len(block), FrameType.HEADERS, END_HEADERS | END_STREAM, stream.id), block], len(block))
+        self._on_end(stream)
+
+    def answer(self, stream: Stream, block: bytes, parts: list[Buffer], trailers: bytes) -> None:
+        """A whole answer; in one write, where windows and socket let it pass."""
+        if self._send_whole(stream, block, parts, trailers):
+            self._on_end(stream)
+        else:
+            self.head(stream, block)
+            stream.trailers = trailers
+            self.data(stream, parts)
+
+    # -- what waits
+
+    def forget(self, stream: Stream) -> None:
+        """The stream has ended: what waits is dropped."""
+        stream.outbox.clear()
+        self._waiting.pop(stream, None)
+
+    def _send_whole(self, stream: Stream, block: bytes, parts: list[Buffer], trailers: bytes) -> bool:
+        """A whole answer of one DATA frame; False, and nothing is sent, where it does not fit."""
+        nbytes = sum(map(len, parts))
+        if (
+            nbytes > self.max_frame_nbytes
+            or nbytes > stream.send_window.left
+            or nbytes > self.window.left
+            or self.is_paused
+            or stream.outbox
+            or self.transport is None
+        ):
+            return False
+        stream.send_window.left -= nbytes
+        self.window.left -= nbytes
+        number = stream.id
+        self.transport.write(
+            b"".join(
+                (
+                    head(len(block), FrameType.HEADERS, END_HEADERS, number),
+                    block,
+                    head(nbytes, FrameType.DATA, 0, number),
+                    *parts,
+                    head(len(trailers), FrameType.HEADERS, END_HEADERS | END_STREAM, number),
+                    trailers,
+                )
+            )
+        )
+        self._on_data()
+        return True
+
+    def pump_all(self) -> None:
+        """Windows or the socket opened."""
+        for stream in list(self._waiting):
+            if stream in self._waiting:
+                self.pump(stream)
+
+    def pump(self, stream: Stream) -> None:
+        """Send what may be sent of a stream, its trailers too when nothing else waits."""
+        if self.transport is None:
+            return
+        outbox = stream.outbox
+        out: list[Buffer] = []
+        nbytes = 0
+        while outbox and not self.is_paused:
+            data, _ = outbox[0]
+            room = min(stream.send_window.left, self.window.left, self.max_frame_nbytes)
+            if room <= 0:
+                break
+            piece = data[:room]
+            out += (head(len(piece), FrameType.DATA, 0, stream.id), piece)
+            nbytes += len(piece)
+            stream.send_window.left -= len(piece)
+            self.window.left -= len(piece)
+            if len(piece) == len(data):
+                outbox.popleft()
+            else:
+                outbox[0] = (data[room:], outbox[0][1])
+            if nbytes >= _JOIN_NBYTES:
+                self._write(out, nbytes)
+                out, nbytes = [], 0
+        if outbox:
+            self._waiting[stream] = None
+        else:
+            self._waiting.pop(stream, None)
+            if stream.trailers is not None:
+                flags = END_HEADERS | END_STREAM
+                out += (head(len(stream.trailers), FrameType.HEADERS, flags, stream.id), stream.trailers)
+        self._write(out, nbytes)
+        if not outbox:
+            if stream.trailers is not None:
+                self._on_end(stream)
+            elif stream.call is not None:
+                stream.call.drained()
+
+    def _write(self, out: list[Buffer], nbytes: int) -> None:
+        if not out or self.transport is None:
+            return
+        if nbytes < _JOIN_NBYTES:
+            self.transport.write(b"".join(out))
+        else:
+            self.transport.writelines(out)
+        self._on_data()
