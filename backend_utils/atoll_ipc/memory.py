@@ -40,6 +40,7 @@ __all__ = [
     "Slice",
     "round_up",
     "view_bytes",
+    "view_memory",
 ]
 
 PAGE = mmap.PAGESIZE
@@ -187,7 +188,12 @@ class _View:
 
 def view_bytes(chunk_bytes: "np.ndarray[Any, Any]", offset: int, nbytes: int, keep: object) -> "np.ndarray[Any, Any]":
     """``nbytes`` bytes of a mapped chunk as uint8 ``[nbytes]``; ``keep`` lives as long as any view of the result."""
-    return np.asarray(_View(chunk_bytes.__array_interface__["data"][0] + offset, nbytes, keep))
+    return view_memory(chunk_bytes.__array_interface__["data"][0] + offset, nbytes, keep)
+
+
+def view_memory(address: int, nbytes: int, keep: object) -> "np.ndarray[Any, Any]":
+    """The same for memory that is known by its address."""
+    return np.asarray(_View(address, nbytes, keep))
 
 
 class Slice:

@@ -22,21 +22,28 @@ import weakref
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Set, Tuple, Union
 
 import numpy as np
-from atoll_ipc.memory import PAGE, view_bytes
+from atoll_ipc.memory import OutOfSharedMemory, view_memory
 
-from atoll_stub.anonymous import make_anonymous
+from atoll_stub.private_map import PrivateMap
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest
 
     from atoll_stub.memory import Own, Store
 
-__all__ = ["Place", "RegionFile", "RegionInput", "RegionLease", "Regions", "Visit"]
+__all__ = ["Place", "RegionFile", "RegionInput", "RegionLease", "RegionShortened", "Regions", "Visit"]
 
 Array = Any
 Key = Tuple[int, int]
 
 _MOST_RESERVED = 1024
+
+
+class RegionShortened(OutOfSharedMemory):
+    """A client's file ends before what a request refers to."""
+
+    def __init__(self) -> None:
+        super().__init__("a shared memory region of the client is shorter than when it was registered")
 
 
 class RegionFile:
@@ -52,15 +59,15 @@ class RegionFile:
         os.close(self.fd)
 
     def bytes(self, offset: int, nbytes: int) -> Array:
-        """Part of the region itself, as a uint8 array. Raises OSError when the file has become shorter."""
+        """Part of the region itself, as a uint8 array. Raises :class:`RegionShortened`."""
         if os.fstat(self.fd).st_size < offset + nbytes:
-            raise OSError("a client's shared memory region is shorter than when it was registered")
+            raise RegionShortened
         if self._shared is None:
             self._shared = np.frombuffer(mmap.mmap(self.fd, self._nbytes), np.uint8)
         return self._shared[offset : offset + nbytes]
 
     def reserved_bytes(self, offset: int, nbytes: int) -> Array:
-        """The same, to write to. Raises OSError also when there is no memory for its pages."""
+        """The same, to write to. Raises OSError when there is no memory for its pages."""
         array = self.bytes(offset, nbytes)
         if nbytes and (offset, nbytes) not in self._reserved:
             os.posix_fallocate(self.fd, offset, nbytes)
@@ -81,41 +88,42 @@ class RegionLease:
         self.reference = reference
         self.offset, self.nbytes = reference[3:]
         self.input: weakref.ReferenceType[RegionInput]
-        self._map: Optional[mmap.mmap] = None
+        self._map: Optional[PrivateMap] = None
 
     def array(self) -> Array:
-        """The private view, which the model may write to."""
-        first = self.offset // PAGE * PAGE
+        """The private view, which the model may write to. Raises :class:`RegionShortened`."""
         if self._map is None:
+            self.bytes()
             assert self.file is not None
-            self.file.bytes(self.offset, self.nbytes)  # raises when they are gone
-            self._map = mmap.mmap(
-                self.file.fd,
-                self.offset + self.nbytes - first,
-                flags=mmap.MAP_PRIVATE,
-                prot=mmap.PROT_READ | mmap.PROT_WRITE,
-                offset=first,
-            )
-        return view_bytes(np.frombuffer(self._map, np.uint8), self.offset - first, self.nbytes, self)
+            self._map = PrivateMap(self.file.fd, self.offset, self.nbytes)
+        return view_memory(self._map.address, self.nbytes, self)
+
+    def bytes(self) -> Array:
+        """The region's own bytes. Raises :class:`RegionShortened`."""
+        if self.file is None:
+            raise RegionShortened  # or somebody would have kept them
+        return self.file.bytes(self.offset, self.nbytes)
 
     def original(self, array: Array) -> Optional[Array]:
         """The region's own bytes for part of the view, if they are still the same."""
-        if self.file is None or self.store.pages.written(_address(array), array.nbytes):
+        address = array.__array_interface__["data"][0]
+        if self.file is None or self.store.pages.written(address, array.nbytes):
             return None
         assert self._map is not None
-        first = self.offset // PAGE * PAGE
-        return self.file.bytes(first + _address(array) - _address(np.frombuffer(self._map, np.uint8)), array.nbytes)
+        return self.file.bytes(self.offset + address - self._map.address, array.nbytes)
 
     def end(self) -> None:
         """The request is about to be answered: what the model keeps shall stay as it is."""
-        file, self.file = self.file, None
-        if file is None:
+        if self.file is None:
             return
-        kept = self.input()
-        if kept is not None:
-            kept.keep(file.bytes(self.offset, self.nbytes).tobytes())
-        if self._map is not None:
-            make_anonymous(_address(np.frombuffer(self._map, np.uint8)), len(self._map))
+        with contextlib.suppress(RegionShortened):
+            content = self.bytes()
+            kept = self.input()
+            if kept is not None:
+                kept.keep(content.tobytes())
+            if self._map is not None:
+                self._map.make_anonymous()
+        self.file = None
         self._release()
 
     def _release(self) -> None:
@@ -158,9 +166,7 @@ class RegionInput:
         """The bytes as they came, for reading now."""
         if self._kept is not None:
             return np.frombuffer(self._kept, np.uint8)
-        lease = self._lease
-        assert lease.file is not None
-        return lease.file.bytes(lease.offset, lease.nbytes)
+        return self._lease.bytes()
 
     def reference(self) -> List[int]:
         """To a copy in the stub's own arena."""
@@ -170,7 +176,7 @@ class RegionInput:
 
     def pass_on(self) -> List[int]:
         """To the region itself, as long as the request has not ended."""
-        return self._lease.reference if self._kept is None else self.reference()
+        return self.reference() if self._lease.file is None else self._lease.reference
 
 
 class Place:
@@ -191,7 +197,7 @@ class Place:
             return False
         try:
             self._file.reserved_bytes(self._offset, source.nbytes)[:] = source
-        except OSError:
+        except (OSError, RegionShortened):
             return False
         return True
 
@@ -238,7 +244,7 @@ class Regions:
         """The data that a reference to an input stands for."""
         region_id, start, _, offset, nbytes = reference
         if any(region_id == known and offset < to and begin < offset + nbytes for known, begin, to in self._outputs):
-            with contextlib.suppress(OSError):  # which the model gets to hear when it looks at the input
+            with contextlib.suppress(RegionShortened):  # which the model gets to hear when it looks at the input
                 data: bytes = file.bytes(offset, nbytes).tobytes()
                 self._store.end((region_id, start))
                 return data
@@ -253,8 +259,3 @@ class Regions:
             if inputs or index in places:
                 visits[index] = Visit(places.get(index, {}), inputs)
         return visits
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address

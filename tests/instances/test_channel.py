@@ -339,3 +339,54 @@ async def test_a_chunk_is_forgotten_only_when_the_stub_reads_nothing_there(on: S
     on.channel.release([second[:2]])
     on.channel.send([Kind.TRIM])
     assert await on.stub.receive() == [Kind.TRIM]
+
+
+# -- placements
+
+
+def placements(on: Setup) -> dict[str, Slice]:
+    """As with clients' regions: any block will do."""
+    block = on.arena.allocate(100)
+    return {"A": Slice(block, block.start + 10, 50), "B": Slice(block, block.start + 60, 8)}
+
+
+@on_channel
+async def test_placements_are_held_until_the_stub_releases_them(on: Setup) -> None:
+    places = placements(on)
+    block = places["A"].block
+    described = on.channel.describe_placements(3, places)
+    start = block.start
+    assert described == [[3, "A", 0, start, start + 10, 50], [3, "B", 0, start, start + 60, 8]]
+    assert on.stub.chunks() == [0]
+    assert on.channel.held_blocks == 2
+    on.channel.release([list(block.key)] * 2)
+    assert on.channel.held_blocks == 0
+
+
+@on_channel
+async def test_an_output_in_its_place_is_that_part_of_it(on: Setup) -> None:
+    places = placements(on)
+    reference = on.stub.place(b"own")
+    tensors = on.channel.placed(
+        [["B", 2, [8], 8], ["C", 2, [2], b"hi"], ["A", 2, [7], 7], ["D", 2, [3], reference]], places
+    )
+    parts = [(tensor.name, tensor.data) for tensor in tensors if isinstance(tensor.data, Slice)]
+    assert [(name, part.offset, part.nbytes) for name, part in parts[:2]] == [
+        ("B", places["B"].offset, 8),
+        ("A", places["A"].offset, 7),
+    ]
+    assert [bytes(tensor.buffer()) for tensor in (tensors[1], tensors[3])] == [b"hi", b"own"]
+    assert all(part.block is places["A"].block for _, part in parts[:2])
+
+
+@pytest.mark.parametrize(("name", "nbytes"), [("A", 51), ("A", -1), ("C", 1)])
+def test_an_output_in_no_place_makes_no_sense(name: str, nbytes: int) -> None:
+    @on_channel
+    async def run(on: Setup) -> None:
+        with pytest.raises((ValueError, LookupError)):
+            on.channel.placed([[name, 2, [1], nbytes]], placements(on))
+        with pytest.raises(TypeError):
+            on.channel.tensors([[name, 2, [1], nbytes]])
+        on.channel.discard([[name, 2, [1], nbytes]])
+
+    run()

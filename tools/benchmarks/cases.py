@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +21,7 @@ import tritonclient.utils
 from loads import BareIdentity, median_ms, perf_analyzer, wrk
 from numpy.typing import NDArray
 from server_process import RunningServer
+from tritonclient.utils import shared_memory
 
 MIB = 1024 * 1024
 LARGE = (1, 16, 64)
@@ -88,6 +91,28 @@ def identity_grpc(server: RunningServer, seconds: float) -> Iterator[Figure]:
         yield Figure(f"identity {size} MiB, gRPC, tritonclient", "ms", duration_ms)
 
 
+def identity_shared(server: RunningServer, seconds: float) -> Iterator[Figure]:
+    size = max(LARGE)
+    value = _tensor(size * MIB)
+    with _region(server.http_url, 2 * value.nbytes) as (client, handle):
+        shared_memory.set_shared_memory_region(handle, [value])
+        tensor = tritonclient.http.InferInput("INPUT0", value.shape, "FP32")
+        tensor.set_shared_memory(handle._triton_shm_name, value.nbytes)
+        output = tritonclient.http.InferRequestedOutput("OUTPUT0")
+        output.set_shared_memory(handle._triton_shm_name, value.nbytes, value.nbytes)
+
+        def call() -> None:
+            client.infer("identity", [tensor], outputs=[output])
+
+        call()
+        returned = shared_memory.get_contents_as_numpy(handle, np.float32, value.shape, value.nbytes)
+        if not np.array_equal(returned, value):
+            raise RuntimeError("identity left something else in shared memory")
+        del returned
+        duration_ms = median_ms(call, seconds)
+    yield Figure(f"identity {size} MiB, system shared memory", "ms", duration_ms)
+
+
 def strings(server: RunningServer, seconds: float) -> Iterator[Figure]:
     value = np.array([f"string {index}".encode() for index in range(STRING_COUNT)], np.object_)
     payload = tritonclient.utils.serialize_byte_tensor(value).item()
@@ -150,6 +175,7 @@ SERVED: dict[str, Case] = {
     "identity_socket": identity_socket,
     "identity_http": identity_http,
     "identity_grpc": identity_grpc,
+    "identity_shared": identity_shared,
     "strings": strings,
     "bls": bls_hop,
     "stream": stream,
@@ -161,6 +187,22 @@ NAMES = (*SERVED, "start")
 
 def _tensor(nbytes: int) -> NDArray[np.float32]:
     return np.arange(nbytes // 4, dtype=np.float32)
+
+
+@contextmanager
+def _region(http_url: str, nbytes: int) -> Iterator[tuple[Any, Any]]:
+    """A client, and memory of that size which it shares with the server."""
+    name = f"atoll_bench_{os.getpid()}"
+    handle = shared_memory.create_shared_memory_region(name, f"/{name}", nbytes, create_only=True)
+    try:
+        with tritonclient.http.InferenceServerClient(http_url, network_timeout=60) as client:
+            client.register_system_shared_memory(name, f"/{name}", nbytes)
+            try:
+                yield client, handle
+            finally:
+                client.unregister_system_shared_memory(name)
+    finally:
+        shared_memory.destroy_shared_memory_region(handle)
 
 
 def _identity_ms(

@@ -235,7 +235,9 @@ def _deliver(respond: Callable[[Response], None], response: Response) -> None:
             for tensor in response.outputs
         ]
     except ServerError as error:
-        response = Response(response.request, response.model_version, [], error=error, final=response.final)
+        # As data: its traceback would keep this frame, and so the regions, in a cycle.
+        failure = error.with_traceback(None)
+        response = Response(response.request, response.model_version, [], error=failure, final=response.final)
     respond(response)
 
 
