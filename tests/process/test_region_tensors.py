@@ -116,6 +116,18 @@ instance_group { kind: KIND_CPU }
 dynamic_batching { preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 20000000 }
 """
 
+ENSEMBLE = """
+platform: "ensemble"
+input { name: "IN" data_type: TYPE_UINT8 dims: [ -1 ] }
+output [ { name: "ONE" data_type: TYPE_UINT8 dims: [ -1 ] }, { name: "TWO" data_type: TYPE_UINT8 dims: [ -1 ] } ]
+ensemble_scheduling { step [
+  { model_name: "in_place" model_version: -1
+    input_map { key: "IN" value: "IN" } output_map { key: "OUT" value: "ONE" } },
+  { model_name: "in_place" model_version: -1
+    input_map { key: "IN" value: "ONE" } output_map { key: "OUT" value: "TWO" } }
+] }
+"""
+
 
 @pytest.fixture(scope="module")
 def server(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
@@ -128,6 +140,8 @@ def server(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     write(repository, "calls", CALLS, config("IN:UINT8", "OUT:UINT8 MINE:UINT8"))
     write(repository, "meets", MEETS)
     identity(repository)
+    (repository / "ensemble" / "1").mkdir(parents=True)
+    (repository / "ensemble" / "config.pbtxt").write_text(ENSEMBLE)
     with serve(repository) as served:
         yield served
 
@@ -256,6 +270,20 @@ def test_a_batch_of_requests_with_and_without_regions(server: Served, shared: Re
     assert answers[1][1]["OUT"]["data"] == [6] * 20_000
     assert set(shared.array(np.uint8, 20_000, MIB).tolist()) == {6}
     assert set(shared.array(np.uint8, 20_000, 2 * MIB).tolist()) == {7}
+
+
+@pytest.mark.parametrize("size", [16, MIB])
+def test_an_ensemble(server: Served, shared: Region, size: int) -> None:
+    x = data(size)
+    shared[0] = x
+    outputs = {"ONE": shared.place(size, 2 * MIB), "TWO": shared.place(size)}
+    assert infer(server, "ensemble", {"IN": ([size], shared.place(size))}, outputs)[0] == 200
+    assert np.array_equal(shared.array(np.uint8, size, 2 * MIB), x + 1)
+    assert np.array_equal(shared.array(np.uint8, size), x + 2)
+    outputs = {"ONE": {}, "TWO": shared.place(size - 1)}
+    status, error = infer(server, "ensemble", {"IN": ([size], shared.place(size))}, outputs)
+    assert status == 500
+    assert f"should be at least {size} bytes to hold the results" in error
 
 
 @pytest.mark.spec("server:118")
