@@ -76,9 +76,7 @@ class Region(ClientMemory):
         with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
             if self.name in maps.read():
                 return True
-        with contextlib.suppress(FileNotFoundError):  # one that was closed meanwhile
-            return any(self.name in os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
-        return False
+        return any(self.name in os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
 
 
 @contextlib.contextmanager
