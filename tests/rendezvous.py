@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from serving import write_model
 
-__all__ = ["Rendezvous", "Visit", "config", "identity", "meeting_place", "write"]
+__all__ = ["IDENTITY", "Rendezvous", "Visit", "config", "identity", "meeting_place", "write"]
 
 _VARIABLE = "ATOLL_TEST_RENDEZVOUS"
 

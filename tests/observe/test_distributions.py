@@ -77,6 +77,36 @@ def test_summaries() -> None:
     }
 
 
+@pytest.mark.spec("server:243", "server:245")
+def test_a_model_that_uses_the_cache_has_summaries_of_that_and_none_of_whole_requests() -> None:
+    metrics, statistics = metrics_with(quantiles=(0.5,)), ModelStatistics()
+    statistics.cached = True
+    metrics.add_model("m", 1, statistics, lambda: 0)
+    metrics.add_model("plain", 1, ModelStatistics(), lambda: 0)
+    assert statistics.distributions is not None
+    statistics.distributions.executed(9_000, 1_000, (2_000, 3_000, 4_000), 0)
+    statistics.missed_cache(5_000, 6_000)
+    statistics.found_in_cache(30_000, 7_000, 8_000)
+    shown = page(metrics)
+    totals = {
+        sample.name: sample.value
+        for family in shown.values()
+        for sample in family.samples
+        if sample.labels == {"model": "m", "version": "1"} and "_summary_" in sample.name
+    }
+    assert {name: value for name, value in totals.items() if not name.endswith("_count")} == {
+        "nv_inference_queue_summary_us_sum": 8,
+        "nv_inference_compute_input_summary_us_sum": 2,
+        "nv_inference_compute_infer_summary_us_sum": 3,
+        "nv_inference_compute_output_summary_us_sum": 4,
+        "nv_cache_hit_summary_per_model_sum": 8,
+        "nv_cache_miss_summary_per_model_sum": 11,
+    }
+    hits = shown["nv_cache_hit_summary_per_model"]
+    assert hits.documentation == "Summary of cache hit counts/durations per model, in microseconds."
+    assert {sample.labels["model"] for sample in hits.samples} == {"m"}
+
+
 @pytest.mark.spec("server:245")
 def test_quantiles_are_labelled_in_their_order() -> None:
     metrics, statistics = metrics_with(quantiles=(0.25, 1.0)), ModelStatistics()

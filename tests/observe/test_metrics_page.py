@@ -130,6 +130,37 @@ def test_latencies_can_be_left_out() -> None:
     assert 'nv_inference_count{model="m",version="1"} 6\n' in metrics.page()
 
 
+@pytest.mark.spec("server:243")
+@pytest.mark.parametrize("latencies", [True, False])
+def test_the_page_of_a_model_that_uses_the_response_cache(latencies: bool) -> None:
+    metrics, statistics = Metrics(MetricsOptions(counter_latencies=latencies, cpu=False)), ModelStatistics()
+    metrics.add_model("plain", 1, ModelStatistics(), lambda: 0)
+    metrics.add_model("m", 1, statistics, lambda: 0)
+    statistics.cached = True
+    statistics.missed_cache(2_000, 7_000)
+    for _ in range(2):
+        statistics.found_in_cache(20_000, 1_000, 3_000)
+    shown = [line for line in metrics.page().splitlines() if "nv_cache" in line]
+    durations = [line for line in shown if "_duration_" in line]
+    assert [line for line in shown if line not in durations] == [
+        "# HELP nv_cache_num_hits_per_model Number of cache hits per model",
+        "# TYPE nv_cache_num_hits_per_model counter",
+        'nv_cache_num_hits_per_model{model="m",version="1"} 2',
+        "# HELP nv_cache_num_misses_per_model Number of cache misses per model",
+        "# TYPE nv_cache_num_misses_per_model counter",
+        'nv_cache_num_misses_per_model{model="m",version="1"} 1',
+    ]
+    expected = [
+        "# HELP nv_cache_hit_duration_per_model Total cache hit duration per model, in microseconds",
+        "# TYPE nv_cache_hit_duration_per_model counter",
+        'nv_cache_hit_duration_per_model{model="m",version="1"} 6',
+        "# HELP nv_cache_miss_duration_per_model Total cache miss (insert+lookup) duration per model, in microseconds",
+        "# TYPE nv_cache_miss_duration_per_model counter",
+        'nv_cache_miss_duration_per_model{model="m",version="1"} 9',
+    ]
+    assert durations == (expected if latencies else [])
+
+
 def test_collectors_of_others_share_families() -> None:
     def collector(label: str) -> Callable[[], list[Family]]:
         def collect() -> list[Family]:

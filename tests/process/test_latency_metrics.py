@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from calling import call, statistics
+from calling import call, metric, statistics, wait_until
 from grpc_wire import RpcClient, infer_request
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from rendezvous import config, identity, write
+from rendezvous import IDENTITY, config, identity, write
 from serving import Served, serve
 
 FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
@@ -54,7 +54,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "histogram_latencies=true",
         "stage_histograms=1",
     )
-    with serve(repository, *(f"--metrics-config={setting}" for setting in settings)) as served:
+    write(repository, "cached", IDENTITY, config(more="response_cache { enable: true }"))
+    metrics = (f"--metrics-config={setting}" for setting in settings)
+    with serve(repository, "--cache-config=local,size=1048576", *metrics) as served:
         yield served
 
 
@@ -95,6 +97,24 @@ def test_summaries_tell_how_long_requests_took(server: Served) -> None:
         assert values[f"nv_inference_{name}_summary_us_count"] == taken[counted]["count"] == 3
         assert total_us - 3 <= values[f"nv_inference_{name}_summary_us_sum"] <= total_us
         assert 0 <= values[f"nv_inference_{name}_summary_us"] <= total_us * 1.01
+
+
+@pytest.mark.spec("server:243", "server:245")
+def test_a_model_that_uses_the_response_cache_has_counters_and_summaries_of_that(server: Served) -> None:
+    x = {"IN": np.ones(4, np.uint8)}
+    assert call(server, "cached", x).status == 200
+    wait_until(lambda: metric(server, "nv_cache_num_misses_per_model", "cached") == 1, "the response is inserted")
+    for _ in range(2):
+        assert call(server, "cached", x).status == 200
+    families = shown(server, "cached")
+    values = {sample.name: sample.value for family in families.values() for sample in family.samples}
+    assert metric(server, "nv_cache_num_hits_per_model", "cached") == 2
+    assert values["nv_cache_hit_summary_per_model_count"] == 2
+    assert values["nv_cache_miss_summary_per_model_count"] == 1
+    assert values["nv_inference_queue_summary_us_count"] == 3
+    assert values["nv_inference_compute_infer_summary_us_count"] == 1
+    assert "nv_inference_request_summary_us" not in families
+    assert "nv_cache_num_hits_per_model" not in shown(server, "identity")
 
 
 def test_stage_histograms_count_every_request_and_the_depth_every_execution(server: Served) -> None:

@@ -189,6 +189,7 @@ class Model(abc.ABC):
 
     def answer_from(self, cache: ResponseCache, fingerprint: bytes) -> None:
         """Use the response cache from now on; ``fingerprint`` stands for the model as it is loaded."""
+        self.statistics.cached = True
         self._cached = CachedRequests(
             cache,
             fingerprint,

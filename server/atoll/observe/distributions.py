@@ -25,12 +25,36 @@ _BUCKETS: dict[str, tuple[float, ...]] = {
     _QUEUE_DEPTH: (0, *(2**power for power in range(11))),
 }
 _STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
+_TIMES = ("request", *_STAGES)
 _SUMMARIES = {
-    "request": "Summary of inference request duration in microseconds (includes cached requests)",
-    "queue": "Summary of inference queuing duration in microseconds (includes cached requests)",
-    "compute_input": "Cumulative compute input duration in microseconds (does not include cached requests)",
-    "compute_infer": "Cumulative compute inference duration in microseconds (does not include cached requests)",
-    "compute_output": "Cumulative inference compute output duration in microseconds (does not include cached requests)",
+    "request": (
+        "nv_inference_request_summary_us",
+        "Summary of inference request duration in microseconds (includes cached requests)",
+    ),
+    "queue": (
+        "nv_inference_queue_summary_us",
+        "Summary of inference queuing duration in microseconds (includes cached requests)",
+    ),
+    "compute_input": (
+        "nv_inference_compute_input_summary_us",
+        "Cumulative compute input duration in microseconds (does not include cached requests)",
+    ),
+    "compute_infer": (
+        "nv_inference_compute_infer_summary_us",
+        "Cumulative compute inference duration in microseconds (does not include cached requests)",
+    ),
+    "compute_output": (
+        "nv_inference_compute_output_summary_us",
+        "Cumulative inference compute output duration in microseconds (does not include cached requests)",
+    ),
+    "cache_hit": (
+        "nv_cache_hit_summary_per_model",
+        "Summary of cache hit counts/durations per model, in microseconds.",
+    ),
+    "cache_miss": (
+        "nv_cache_miss_summary_per_model",
+        "Summary of cache miss counts/durations per model, in microseconds.",
+    ),
 }
 
 
@@ -50,27 +74,50 @@ class DistributionOptions:
 
 
 class Distributions:
-    """Those of one model version. ``buckets`` stand in for the default ones, by the histogram's family."""
+    """Those of one model version. ``buckets`` stand in for the default ones, by the histogram's family.
+
+    A model that uses the response cache (``cached``) has summaries of that instead of the one of whole requests.
+    """
 
     __slots__ = ("_first_response", "_queue_depth", "_stages", "_summaries")
 
     def __init__(
-        self, options: DistributionOptions, *, decoupled: bool, buckets: Mapping[str, Sequence[float]]
+        self,
+        options: DistributionOptions,
+        *,
+        decoupled: bool,
+        cached: bool,
+        buckets: Mapping[str, Sequence[float]],
     ) -> None:
         def histogram(family: str) -> Histogram:
             return Histogram(sorted(set(buckets.get(family, _BUCKETS[family]))))
 
-        self._summaries = [Summary() for _ in _SUMMARIES] if options.quantiles else []
+        shown = (*_STAGES, "cache_hit", "cache_miss") if cached else _TIMES
+        self._summaries = {name: Summary() for name in shown} if options.quantiles else {}
         self._first_response = histogram(_FIRST_RESPONSE) if options.first_responses and decoupled else None
         self._stages = [histogram(_STAGE) for _ in _STAGES] if options.stages else []
         self._queue_depth = histogram(_QUEUE_DEPTH) if options.stages else None
 
     def executed(self, total_ns: int, queue_ns: int, compute_ns: Sequence[int], now_ns: int) -> None:
         """A request was executed with success."""
-        for summary, ns in zip(self._summaries, (total_ns, queue_ns, *compute_ns), strict=False):
-            summary.observe(ns // 1000, now_ns)
+        for name, ns in zip(_TIMES, (total_ns, queue_ns, *compute_ns), strict=True):
+            self._summarize(name, ns, now_ns)
         for histogram, ns in zip(self._stages, (queue_ns, *compute_ns), strict=False):
             histogram.observe(ns / 1000)
+
+    def found_in_cache(self, queue_ns: int, lookup_ns: int, now_ns: int) -> None:
+        """A request was answered by the response cache."""
+        self._summarize("queue", queue_ns, now_ns)
+        self._summarize("cache_hit", lookup_ns, now_ns)
+
+    def missed_cache(self, ns: int, now_ns: int) -> None:
+        """The response cache did not have the response; so long did it take to look it up and to insert it."""
+        self._summarize("cache_miss", ns, now_ns)
+
+    def _summarize(self, name: str, ns: int, now_ns: int) -> None:
+        summary = self._summaries.get(name)
+        if summary is not None:
+            summary.observe(ns // 1000, now_ns)
 
     def waiting(self, count: int) -> None:
         """An execution ended, and so many requests waited for one then."""
@@ -85,8 +132,8 @@ class Distributions:
     def _show(
         self, families: Mapping[str, Family], labels: Mapping[str, str], quantiles: Sequence[float], now_ns: int
     ) -> None:
-        for name, summary in zip(_SUMMARIES, self._summaries, strict=False):
-            summary.show(families[_summary_name(name)], labels, quantiles, now_ns)
+        for name, summary in self._summaries.items():
+            summary.show(families[_SUMMARIES[name][0]], labels, quantiles, now_ns)
         if self._first_response is not None:
             self._first_response.show(families[_FIRST_RESPONSE], labels)
         for stage, histogram in zip(_STAGES, self._stages, strict=False):
@@ -102,7 +149,7 @@ def distribution_families(
     families = {
         family.name: family
         for family in (
-            *(Family(_summary_name(name), "summary", help_text) for name, help_text in _SUMMARIES.items()),
+            *(Family(name, "summary", help_text) for name, help_text in _SUMMARIES.values()),
             Family(_FIRST_RESPONSE, "histogram", "Duration from request to first response in milliseconds"),
             Family(_STAGE, "histogram", "Duration of each stage of a request in microseconds"),
             Family(_QUEUE_DEPTH, "histogram", "Requests that waited for an execution when one ended"),
@@ -111,7 +158,3 @@ def distribution_families(
     for labels, distributions in models:
         distributions._show(families, labels, quantiles, now_ns)
     return families.values()
-
-
-def _summary_name(name: str) -> str:
-    return f"nv_inference_{name}_summary_us"

@@ -96,7 +96,7 @@ class Metrics:
         """
         if self._options.distributions:
             statistics.distributions = Distributions(
-                self._options.distributions, decoupled=decoupled, buckets=buckets or {}
+                self._options.distributions, decoupled=decoupled, cached=statistics.cached, buckets=buckets or {}
             )
         series = ModelSeries(name, version, statistics, pending, tags or {}, namespace)
         self._models[series.key] = series
@@ -156,7 +156,7 @@ class Metrics:
             pending.add(labels, series.pending())
             load.add(labels, statistics.load_duration_s)
         durations = self._collect_durations() if self._options.counter_latencies else ()
-        return (success, failure, count, execution, *durations, pending, load)
+        return (success, failure, count, execution, *durations, pending, load, *self._collect_cached())
 
     def _collect_durations(self) -> Iterable[Family]:
         request = Family(
@@ -192,6 +192,28 @@ class Metrics:
             compute_infer.add(labels, statistics.compute_infer.ns // 1000)
             compute_output.add(labels, statistics.compute_output.ns // 1000)
         return request, queue, compute_input, compute_infer, compute_output
+
+    def _collect_cached(self) -> Iterable[Family]:
+        """Of the models that use the response cache."""
+        hits = Family("nv_cache_num_hits_per_model", "counter", "Number of cache hits per model")
+        misses = Family("nv_cache_num_misses_per_model", "counter", "Number of cache misses per model")
+        hit_us = Family(
+            "nv_cache_hit_duration_per_model", "counter", "Total cache hit duration per model, in microseconds"
+        )
+        miss_us = Family(
+            "nv_cache_miss_duration_per_model",
+            "counter",
+            "Total cache miss (insert+lookup) duration per model, in microseconds",
+        )
+        for series in self._models.values():
+            labels, statistics = series.labels, series.statistics
+            if statistics.cached:
+                hits.add(labels, statistics.cache_hit.count)
+                misses.add(labels, statistics.cache_miss.count)
+                if self._options.counter_latencies:
+                    hit_us.add(labels, statistics.cache_hit.ns // 1000)
+                    miss_us.add(labels, statistics.cache_miss.ns // 1000)
+        return hits, hit_us, misses, miss_us
 
     def _collect_distributions(self) -> Iterable[Family]:
         shown = [

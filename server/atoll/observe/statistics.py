@@ -10,6 +10,7 @@ succeeded. A batch that failed as a whole counts as failures, with the reason BA
 from __future__ import annotations
 
 import enum
+import time
 from typing import Any
 
 from atoll.observe.distributions import Distributions
@@ -96,6 +97,7 @@ class ModelStatistics:
         "_responses",
         "cache_hit",
         "cache_miss",
+        "cached",
         "compute_infer",
         "compute_input",
         "compute_output",
@@ -123,6 +125,7 @@ class ModelStatistics:
         self.cache_hit = _Duration()
         self.cache_miss = _Duration()
         self.failures = [0] * len(Failure)
+        self.cached = False  # the model uses the response cache
         self.load_duration_s = 0.0
         self.distributions: Distributions | None = None
         self._batches: dict[int, _BatchStatistics] = {}
@@ -180,11 +183,15 @@ class ModelStatistics:
         self.success.add(1, total_ns)
         self.queue.add(1, queue_ns)
         self.cache_hit.add(1, lookup_ns)
+        if self.distributions is not None:
+            self.distributions.found_in_cache(queue_ns, lookup_ns, time.monotonic_ns())
 
     def missed_cache(self, lookup_ns: int, insertion_ns: int) -> None:
         """It had not, and has it now; the request was executed, and the lookup was part of its time."""
         self.cache_miss.add(1, lookup_ns + insertion_ns)
         self.success.ns += insertion_ns
+        if self.distributions is not None:
+            self.distributions.missed_cache(lookup_ns + insertion_ns, time.monotonic_ns())
 
     def failed(self, reason: Failure, total_ns: int) -> None:
         """A request failed after its model's queue had accepted it, or because that queue would not."""
