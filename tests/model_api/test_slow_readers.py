@@ -38,14 +38,14 @@ class TritonPythonModel:
 """
 
 
-@pytest.fixture(scope="module")
-def server(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["http2", "grpcio"])
+def server(request: pytest.FixtureRequest, repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     decoupled = "model_transaction_policy { decoupled: true }"
     for name in ("flood", "events", "called", "dropped"):
         write(repository, name, FLOOD, config("IN:INT32", "OUT:INT32", more=decoupled))
     identity(repository)
     write_scripted(repository)
-    with serve(repository) as served:
+    with serve(repository, f"--grpc-transport={request.param}") as served:
         yield served
 
 
