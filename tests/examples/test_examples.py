@@ -54,6 +54,7 @@ BLS_DECOUPLED = Example("bls_decoupled", "bls_decoupled_sync", ("square_int32", 
 AUTO_COMPLETE = Example("auto_complete", "auto_complete", ("auto_complete",))
 CUSTOM_METRICS = Example("custom_metrics", "custom_metrics", ("custom_metrics",))
 RESCHEDULING = Example("rescheduling", "rescheduling", ("rescheduling",), grpc=True)
+SEQUENCE = Example("sequence", "sequence", ("sequence",))
 PREPROCESSING = Example("preprocessing", "preprocessing", ("preprocessing",))
 
 PLAIN = [
@@ -65,6 +66,7 @@ PLAIN = [
     AUTO_COMPLETE,
     CUSTOM_METRICS,
     RESCHEDULING,
+    SEQUENCE,
     PREPROCESSING,
 ]
 

@@ -119,12 +119,47 @@ class TritonPythonModel:
 """
 
 
+BATCHED = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from rendezvous import at
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.seen = {}
+
+    def execute(self, requests):
+        if any(request.parameters() != "{}" and request.flags() for request in requests):
+            at("first step")
+        return [self.step(request, len(requests)) for request in requests]
+
+    def step(self, request, size):
+        key = request.correlation_id()
+        sizes = self.seen.pop(key, []) + [size]
+        if key and len(sizes) < request.inputs()[0].as_numpy().ravel()[0]:
+            self.seen[key] = sizes
+            request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+            return None
+        return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([sizes], np.int32))])
+"""
+"""Tells how many requests were in the batch at each step."""
+READY = 'control_input [ { name: "READY" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } ] } ]'
+BATCHED_MODELS = {
+    "batched_direct": ("", [1, 2, 2], [2, 2, 1]),
+    "batched_direct_ready": (READY, [1, 2, 2], [2, 2, 2]),
+    "batched_oldest": ("oldest { }", [1, 2, 2], [2, 2, 1]),
+}
+
+
 @pytest.fixture(scope="module")
 def served(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     numbers = ("IN:INT32", "OUT:INT32")
     write(repository, "counting", COUNTING, config(*numbers, more=ITERATIVE))
     write(repository, "counting_twice", COUNTING, config(*numbers, count=2, more=ITERATIVE))
     write(repository, "streaming", STREAMING, config(*numbers, more=DECOUPLED))
+    for name, (more, _, _) in BATCHED_MODELS.items():
+        batching = f"max_batch_size: 4\nsequence_batching {{ iterative_sequence: true {more} }}"
+        write(repository, name, BATCHED, config(*numbers, more=batching))
     write(repository, "undecided", UNDECIDED, config(*numbers, more=ITERATIVE))
     write(repository, "calling", CALLING, config(*numbers))
     write(repository, "unprepared", UNDECIDED, config(*numbers))
@@ -207,6 +242,22 @@ def test_a_long_sequence_does_not_keep_others_out(served: Served) -> None:
         assert len(steps(served, "counting", 3)) == 3
         assert not long.done()
         assert len(long.result(30)) == 3000
+
+
+@pytest.mark.spec("server:224")
+@pytest.mark.parametrize("model", BATCHED_MODELS)
+def test_steps_of_several_requests_make_a_batch(served: Served, rendezvous: Rendezvous, model: str) -> None:
+    def sizes(meet: bool) -> Any:
+        inputs = {"IN": np.array([[3]], np.int32)}
+        return call(served, model, inputs, parameters={"meet": True} if meet else {})["OUT"][0].tolist()
+
+    _, first, second = BATCHED_MODELS[model]
+    with in_background(sizes, True) as one:
+        visit = rendezvous.next()
+        with in_background(sizes, False) as two:
+            wait_until(lambda: metric(served, "nv_inference_pending_request_count", model) == 1, "the second waits")
+            visit.let_go()
+            assert [one.result(20), two.result(20)] == [first, second]
 
 
 @pytest.mark.spec("python_backend:C91")

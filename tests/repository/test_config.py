@@ -46,6 +46,22 @@ def test_fields(resolve: Resolve) -> None:
     assert json.loads(json.dumps(config.json)) == config.json
 
 
+@pytest.mark.spec("server:216")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", False),
+        ("dynamic_batching { }", False),
+        ("dynamic_batching { preserve_ordering: true }", True),
+        ("sequence_batching { }", False),
+        ("sequence_batching { oldest { } }", False),
+        ("sequence_batching { oldest { preserve_ordering: true } }", True),
+    ],
+)
+def test_whether_responses_leave_in_order(resolve: Resolve, text: str, expected: bool) -> None:
+    assert resolve(text).preserves_ordering is expected
+
+
 @pytest.mark.spec("server:18")
 def test_metadata(resolve: Resolve) -> None:
     assert json.dumps(resolve(ADD_SUB, name="add_sub").metadata([10, 9])) == json.dumps(

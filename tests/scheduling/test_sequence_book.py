@@ -199,6 +199,15 @@ def test_a_request_of_the_backlog_takes_its_sequence_with_it_when_its_time_is_ov
     assert on.turns == [{0: "a1"}]
 
 
+def test_limits_that_mean_nothing_any_more_are_not_kept() -> None:
+    on = Setup(slots=1)
+    on.add("a1", START)
+    for number in range(1000):
+        waiting = on.add(f"b{number}", START, timeout_us=1_000_000 - number)
+        on.book.remove(waiting)
+    assert len(on.book._limits) < 200
+
+
 @pytest.mark.spec("server:221")
 def test_requests_in_a_slot_wait_as_long_as_it_takes() -> None:
     on = Setup(slots=1)

@@ -89,8 +89,7 @@ class Model(abc.ABC):
         self._cached: CachedRequests | None = None
         self._accepting = False
         self._batching = config.dynamic_batching is not None
-        ordered = config.dynamic_batching is not None and config.dynamic_batching.preserve_ordering
-        self._order = ResponseOrder() if ordered else None
+        self._order = ResponseOrder() if config.preserves_ordering else None
         self._in_flight = 0
         self._drained: asyncio.Future[None] | None = None
 

@@ -221,6 +221,14 @@ class ModelConfig:
     def instances(self) -> list[Instance]:
         return [instance for group in self.instance_groups for instance in group.instances]
 
+    @property
+    def preserves_ordering(self) -> bool:
+        """Whether responses shall leave in the order of the requests."""
+        if self.dynamic_batching is not None:
+            return self.dynamic_batching.preserve_ordering
+        sequences = self.json.get("sequence_batching", {})
+        return bool(sequences.get("oldest", {}).get("preserve_ordering", False))
+
     def metadata(self, versions: Collection[int]) -> dict[str, Any]:
         """The model metadata answer for these versions."""
         return {

@@ -28,6 +28,7 @@ from atoll.inference import SEQUENCE_START, Request, Tensor
 __all__ = ["Book", "Lane", "Sequence", "Slot"]
 
 Batch = list[Request | None]
+_SMALL_HEAP = 64
 
 
 class Lane(Protocol):
@@ -58,7 +59,7 @@ class Slot(NamedTuple):
 class Sequence:
     """One sequence, as long as anything of it waits or is executed, or more may come."""
 
-    __slots__ = ("begun", "is_open", "key", "running", "slot", "states", "waiting")
+    __slots__ = ("begun", "is_open", "key", "limit_ns", "running", "slot", "states", "waiting")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -67,7 +68,12 @@ class Sequence:
         self.running: Request | None = None
         self.is_open = True
         self.begun = False  # the instance has seen something of it
+        self.limit_ns: int | None = None  # until when it may wait in the backlog
         self.states: dict[str, Tensor] = {}  # what it has come to, where the server keeps that
+
+
+Limit = tuple[int, int, Sequence]
+"""The moment, a number that keeps equal moments apart, and whose limit it is."""
 
 
 class Book:
@@ -84,7 +90,7 @@ class Book:
         self._open: dict[Hashable, Sequence] = {}
         self._of: dict[Request, Sequence] = {}
         self._backlog: collections.OrderedDict[Sequence, None] = collections.OrderedDict()
-        self._limits: list[tuple[int, int, Sequence]] = []  # of what is, or was, in the backlog
+        self._limits: list[Limit] = []  # a heap, for the backlog
         self._limit_numbers = itertools.count()
         self._idle: collections.OrderedDict[Sequence, int] = collections.OrderedDict()
 
@@ -116,7 +122,7 @@ class Book:
 
     def wake_ns(self) -> int | None:
         """When :meth:`expire` will find something."""
-        while self._limits and self._limits[0][2] not in self._backlog:
+        while self._limits and not self._is_valid(self._limits[0]):
             heapq.heappop(self._limits)
         moments = [self._limits[0][0]] if self._limits else []
         if self._idle:
@@ -178,9 +184,9 @@ class Book:
         """End what was idle for too long; the requests of the backlog whose time is over."""
         expired: list[Request] = []
         while self._limits and self._limits[0][0] <= now_ns:
-            _, _, sequence = heapq.heappop(self._limits)
-            if sequence in self._backlog:
-                expired += self._end(sequence)
+            limit = heapq.heappop(self._limits)
+            if self._is_valid(limit):
+                expired += self._end(limit[2])
         while self._idle and next(iter(self._idle.values())) <= now_ns:
             self._end(next(iter(self._idle)))
         return expired
@@ -223,6 +229,7 @@ class Book:
                 self._close(sequence)
                 continue
             sequence.begun = False
+            sequence.limit_ns = None
             self._backlog[sequence] = None
             self._backlog.move_to_end(sequence, last=False)
             for request in sequence.waiting:
@@ -241,10 +248,19 @@ class Book:
         self._lanes[sequence.slot.lane].push(sequence.slot.number, sequence.waiting[0])
 
     def _limit(self, sequence: Sequence, request: Request) -> None:
-        """How long a request may wait in the backlog, from its arrival on."""
-        if request.timeout_us:
-            limit_ns = request.queued_ns + 1000 * request.timeout_us
-            heapq.heappush(self._limits, (limit_ns, next(self._limit_numbers), sequence))
+        """How long a request may wait in the backlog, from its arrival on; the shortest time of a sequence counts."""
+        limit_ns = request.queued_ns + 1000 * request.timeout_us
+        if not request.timeout_us or (sequence.limit_ns is not None and sequence.limit_ns <= limit_ns):
+            return
+        sequence.limit_ns = limit_ns
+        if len(self._limits) > _SMALL_HEAP + 2 * len(self._backlog):
+            self._limits = [limit for limit in self._limits if self._is_valid(limit)]
+            heapq.heapify(self._limits)
+        heapq.heappush(self._limits, (limit_ns, next(self._limit_numbers), sequence))
+
+    def _is_valid(self, limit: Limit) -> bool:
+        """An entry of the heap stays there when its sequence leaves the backlog, or gets a shorter limit."""
+        return limit[2] in self._backlog and limit[0] == limit[2].limit_ns
 
     def _seat_waiting(self) -> None:
         """Give away free slots."""
