@@ -20,7 +20,7 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import NamedTuple, Protocol
 
 from atoll.inference import SEQUENCE_START, Request, Tensor
@@ -89,6 +89,7 @@ class Book:
         self._seated: dict[Slot, Sequence] = {}
         self._open: dict[Hashable, Sequence] = {}
         self._of: dict[Request, Sequence] = {}
+        self._running_count = 0
         self._backlog: collections.OrderedDict[Sequence, None] = collections.OrderedDict()
         self._limits: list[Limit] = []  # a heap, for the backlog
         self._limit_numbers = itertools.count()
@@ -104,7 +105,7 @@ class Book:
     @property
     def waiting_count(self) -> int:
         """How many requests wait for their execution."""
-        return sum(1 for _ in self._waiting())
+        return len(self._of) - self._running_count
 
     def is_open(self, key: Hashable) -> bool:
         return key in self._open
@@ -154,14 +155,16 @@ class Book:
         sequence.waiting.popleft()
         sequence.running = request
         sequence.begun = True
+        self._running_count += 1
         return sequence
 
     def answered(self, request: Request, now_ns: int) -> None:
-        """The last answer was given; to a request that waited no longer, or does not belong here, nothing happens."""
+        """The last answer was given. Nothing comes of it where the request was not executed: it was handed back."""
         sequence = self._of.pop(request, None)
         if sequence is None:
             return
         sequence.running = None
+        self._running_count -= 1
         if sequence.waiting:
             self._offer(sequence)
         elif sequence.is_open:
@@ -173,6 +176,7 @@ class Book:
         """What was executed shall be executed once more, before all else of its sequence."""
         sequence = self._of[request]
         sequence.running = None
+        self._running_count -= 1
         sequence.waiting.appendleft(request)
         self._offer(sequence)
 
@@ -193,7 +197,7 @@ class Book:
 
     def drain(self) -> list[Request]:
         """End everything; what waited."""
-        waiting = list(self._waiting())
+        waiting = [request for request, sequence in self._of.items() if sequence.running is not request]
         for sequence in dict.fromkeys([*self._of.values(), *self._open.values()]):
             self._end(sequence)
         return waiting
@@ -238,9 +242,6 @@ class Book:
         return lost
 
     # -- steps of these
-
-    def _waiting(self) -> Iterator[Request]:
-        return (request for request, sequence in self._of.items() if sequence.running is not request)
 
     def _offer(self, sequence: Sequence) -> None:
         """The turn of its next request has come."""
