@@ -88,7 +88,8 @@ class Kind:
 
     # stub to supervisor
     LOADED = 32  # error text or None, {what the supervisor should know of the model}
-    RESULT = 33  # execution id, [response or None], [released block], [input, infer, output ns], [rescheduled index]
+    RESULT = 33  # execution id, [response or None], [released block], [input, infer, output ns], [rescheduled index],
+    # when it began (monotonic ns)
     FAILED = 34  # execution id, error text, [released block]
     INFER = 35  # call id, request with target, [released block]: BLS
     RELEASE = 36  # [released block]: [chunk id, block start] of others', no longer read by this stub
@@ -101,8 +102,9 @@ class Kind:
     READ = 43  # call id, bytes: so much of what REPLY brought was read meanwhile
 
 
-# A request in EXECUTE: [id, correlation id, flags, timeout us, parameters or None, requested outputs, [tensor]].
-# A request in INFER: the same, then model name, model version, decoupled.
+# A request in EXECUTE: [id, correlation id, flags, timeout us, parameters or None, requested outputs, [tensor],
+# trace], where trace is None, or its number and the context to pass on, as text or None.
+# A request in INFER: the same up to [tensor], then model name, model version, decoupled, blocking, number of the trace.
 # A response: [[tensor], None or [code, message], parameters or None]. In RESULT and RESPONSE, None stands for one that
 # was not given: the request is answered by RESPONSE messages, before or after RESULT.
 

@@ -149,6 +149,7 @@ def received_request(request: InferenceRequest, all_outputs: Sequence[str], sour
         request._parameters,
         list(request._requested_output_names),
         [],
+        None,
     ]
     tensors = [_received_tensor(tensor) for tensor in request._inputs]
     received = InferenceRequest._received(fields, tensors, all_outputs, source)

@@ -124,13 +124,14 @@ class InferenceRequest:
             request._parameters,
             requested,
             _,
+            trace,
         ) = fields
         request._requested_output_names = requested or all_outputs
         request._inputs = inputs
         request._model_name = ""
         request._model_version = -1
         request._preferred_memory = None
-        request._trace = _UNTRACED
+        request._trace = _UNTRACED if trace is None else InferenceTrace._received(*trace)
         request._source = source
         request._reply = request._sender = None
         request._release_flags = RELEASE_ALL

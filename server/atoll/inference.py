@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from atoll_ipc.memory import Slice
 
 from atoll.errors import ServerError
+from atoll.trace import Trace
 
 __all__ = ["Form", "Parameter", "Request", "Response", "SEQUENCE_END", "SEQUENCE_START", "Tensor", "TensorData"]
 
@@ -99,6 +100,7 @@ class Request:
         "respond",
         "response_count",
         "timeout_us",
+        "trace",
     )
 
     def __init__(
@@ -137,6 +139,7 @@ class Request:
         # Told of each execution how long the request was queued, and of its times for input, compute and output.
         self.on_executed: Callable[[int, tuple[int, int, int]], None] | None = None
         self.callers: tuple[str, ...] = ()  # instances that wait for this request, the nearest first
+        self.trace: Trace | None = None
         self.batch_size = 1
         self.received_ns = 0
         self.queued_ns = 0

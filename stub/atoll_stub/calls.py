@@ -80,6 +80,7 @@ class Caller:
                 request._model_version,
                 streaming,
                 blocking,
+                request._trace._id,
             ]
         except OutOfSharedMemory as error:
             return refusal(str(error))

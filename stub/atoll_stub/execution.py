@@ -88,7 +88,7 @@ class Executor:
                 visit.end()
             released = self._store.take_released()
             if failure is None:
-                self._channel.send([Kind.RESULT, execution_id, results, released, times, rescheduled])
+                self._channel.send([Kind.RESULT, execution_id, results, released, times, rescheduled, received])
             else:
                 self._channel.send([Kind.FAILED, execution_id, failure, released])
 

@@ -14,14 +14,15 @@ STUB = {"atoll_stub"}
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
 # What each part of server/atoll may import of the others: only downwards, from frontends to atoll_ipc.
-BASE = {"errors", "inference", "observe"}
+BASE = {"errors", "inference", "observe", "trace"}
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
-    "inference": {"errors"},
-    "observe": {"errors"},
+    "trace": set(),
+    "inference": {"errors", "trace"},
+    "observe": {"errors", "trace"},
     "repository": {"errors"},
     "environments": {"errors"},
-    "instances": {"errors", "inference", "environments"},
+    "instances": {"errors", "inference", "trace", "environments"},
     "scheduling": {*BASE, "instances"},
     "caching": BASE,
     "core": {*BASE, "repository", "environments", "instances", "scheduling", "caching"},

@@ -15,7 +15,6 @@ from atoll.cli.flags import usage
         (["--nonsense"], f"{usage()}\nunrecognized option '--nonsense'\n"),
         (["extra"], f"{usage()}\nUnexpected argument: extra\n"),
         (["--http-port=abc"], f'{usage()}\nBad option: "--http-port".\nInvalid option value. Got abc\n'),
-        (["--trace-level=min"], "--trace-level=min is not supported by this version of Atoll\n"),
     ],
 )
 def test_tritonserver_explains_on_standard_error(

@@ -60,7 +60,7 @@ class Setup:
 
     def infer(self, call_id: int, *, streaming: bool = False, blocking: bool = False) -> Request:
         inputs = [["IN", 2, [1], b"i"]]
-        fields = ["r", "seq", 3, 9, {"p": 1}, ["OUT"], inputs, "other", 2, streaming, blocking]
+        fields = ["r", "seq", 3, 9, {"p": 1}, ["OUT"], inputs, "other", 2, streaming, blocking, 0]
         self.on_message(Kind.INFER, call_id, fields, [[0, 0]])
         return self.requests[-1][0]
 

@@ -60,7 +60,7 @@ class Setup:
         return requests
 
     def result(self, execution_id: int, *results: Any, rescheduled: Any = (), released: Any = ()) -> None:
-        self.exchange.on_result([Kind.RESULT, execution_id, list(results), list(released), TIMES, list(rescheduled)])
+        self.exchange.on_result([Kind.RESULT, execution_id, list(results), list(released), TIMES, list(rescheduled), 5])
 
     def response(self, execution_id: int, index: int, result: Any, final: bool = True, released: Any = ()) -> None:
         self.exchange.on_response([Kind.RESPONSE, execution_id, index, result, final, list(released), 5])
@@ -95,7 +95,7 @@ def test_a_batch_is_sent_with_all_that_a_model_may_ask_of_its_requests(on: Setup
         timeout_us=9,
     )
     on.exchange.execute([request], now_ns=5)
-    fields = ["r", "seq", 3, 9, {"p": 1}, ["OUT"], [["A"]]]
+    fields = ["r", "seq", 3, 9, {"p": 1}, ["OUT"], [["A"]], None]
     assert on.channel.sent == [[Kind.EXECUTE, 1, [fields], [(7, 0)], True, []]]
     assert on.exchange.executions[0].began_ns == 5
 

@@ -86,7 +86,7 @@ def test_a_request_has_a_trace() -> None:
     trace = InferenceTrace('{"traceparent": "00-1-2-01"}')
     assert build(trace=trace).trace() is trace
     assert trace.get_context() == '{"traceparent": "00-1-2-01"}'
-    received = InferenceRequest._received(["", 0, 0, 0, None, [], []], [], [])
+    received = InferenceRequest._received(["", 0, 0, 0, None, [], [], None], [], [])
     assert received.trace().get_context() is None
 
 

@@ -10,6 +10,7 @@ import os
 import socket
 import textwrap
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def reply(call_id: int, response: list[Any] | None, *, freed: Any = (), final: b
 
 
 def request(*tensors: list[Any], outputs: Any = (), id: str = "", parameters: Any = None) -> list[Any]:
-    return [id, 0, 0, 0, parameters, list(outputs), list(tensors)]
+    return [id, 0, 0, 0, parameters, list(outputs), list(tensors), None]
 
 
 def numbers(*values: float, name: str = "IN") -> list[Any]:
@@ -246,10 +247,11 @@ class LoadedModel:
         """The answers to one batch of requests."""
         self.executions += 1
         self.twin.send(execute(self.executions, *requests))
-        _, execution_id, responses, _, times, rescheduled = self.twin.receive(Kind.RESULT)
+        _, execution_id, responses, _, times, rescheduled, began_ns = self.twin.receive(Kind.RESULT)
         assert (execution_id, rescheduled) == (self.executions, [])
         assert [type(part) for part in times] == [int] * 3
         assert min(times) >= 0
+        assert began_ns + sum(times) <= time.monotonic_ns()
         return list(responses)
 
     def fail(self, *requests: list[Any]) -> str:

@@ -206,7 +206,7 @@ def test_a_stub_runs_a_model(warm_parent: WarmParent, twin: SupervisorTwin, tmp_
 
     twin.send(execute(4, request(inline("IN", small, "FP32"), id="call")))
     _, call_id, fields, _ = twin.receive(Kind.INFER)
-    assert fields[6:] == [[inline("IN", small, "FP32")], "other", -1, False, True]
+    assert fields[6:] == [[inline("IN", small, "FP32")], "other", -1, False, True, 0]
     twin.send(reply(call_id, [[inline("OUT", small, "FP32")], None, None]))
     assert twin.receive(Kind.RESULT)[2] == [[[inline("OUT", small, "FP32")], None, None]]
 

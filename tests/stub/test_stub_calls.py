@@ -96,7 +96,7 @@ def test_a_model_calls_another(model: LoadedModel, twin: SupervisorTwin) -> None
     model.load(CALLER)
     twin.send(execute(1, request(numbers(1))))
     _, call_id, fields, released = twin.receive(Kind.INFER)
-    assert fields == ["nested", 7, 1, 9, {"a": True}, ["OUT"], [numbers(1)], "other", 3, False, False]
+    assert fields == ["nested", 7, 1, 9, {"a": True}, ["OUT"], [numbers(1)], "other", 3, False, False, 0]
     assert released == []
     twin.send(reply(call_id, [[numbers(2, name="OUT")], None, {"b": 1}]))
     assert twin.receive(Kind.RESULT)[2] == [[[numbers(2, name="OUT")], None, {"b": 1}]]

@@ -283,7 +283,7 @@ def test_a_request_shows_what_the_client_sent(model: LoadedModel) -> None:
                 return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([json.dumps(shown)], np.object_))])]
         """
     )
-    fields = ["id-5", "seq", 3, 70, {"a": 1.5, "b": True}, [], [numbers(1, 2, 3)]]
+    fields = ["id-5", "seq", 3, 70, {"a": 1.5, "b": True}, [], [numbers(1, 2, 3)], None]
     [[[output], _, _]] = model.run(fields)
     shown = b'["id-5", "seq", 3, 70, {"a": 1.5, "b": true}, ["OUT"], "IN", [3]]'
     assert output == ["OUT", 13, [1], len(shown).to_bytes(4, "little") + shown]

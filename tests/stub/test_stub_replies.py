@@ -27,7 +27,7 @@ def test_a_request_that_nobody_can_answer_any_more_is_failed(
     assert sorted(message[1:3] for message in given_up) == [[1, 0], [1, 1]]
     for message in given_up:
         assert text(message).startswith("Failed to process the request(s) for model 'm_0_0', message: The model ")
-    _, _, results, _, _, rescheduled = twin.receive(Kind.RESULT)
+    _, _, results, _, _, rescheduled, _ = twin.receive(Kind.RESULT)
     assert (results, rescheduled) == ([None, None], [])
 
 
@@ -165,7 +165,7 @@ def test_a_sent_response_tells_of_the_inputs_that_were_dropped_for_it(model: Loa
 def test_a_request_that_is_to_come_again_is_named_in_the_result(model: LoadedModel, twin: SupervisorTwin) -> None:
     model.load(executes("requests[1].set_release_flags(RESCHEDULE)\nreturn [number(1), None]"))
     twin.send(execute(1, request(), request()))
-    _, _, results, _, _, rescheduled = twin.receive(Kind.RESULT)
+    _, _, results, _, _, rescheduled, _ = twin.receive(Kind.RESULT)
     assert (results, rescheduled) == ([numbered(1), None], [1])
 
 

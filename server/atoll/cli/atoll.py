@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from atoll import __version__
 from atoll.cli.flags import usage
-from atoll.cli.options import NotSupported, options_from
+from atoll.cli.options import options_from
 from atoll.cli.parser import HelpRequested, UsageError, parse
 
 __all__ = ["main"]
@@ -48,9 +48,6 @@ def _serve(arguments: Sequence[str]) -> int:
         return 0
     except UsageError as error:
         sys.stderr.write(f"{usage(_SERVE)}\n{error}\n")
-        return 1
-    except NotSupported as error:
-        sys.stderr.write(f"{error}\n")
         return 1
     for warning in options.warnings:
         print(warning, file=sys.stderr)

@@ -14,14 +14,11 @@ from typing import Any
 from atoll.cli.flags import FLAGS
 from atoll.cli.metrics_config import MetricsConfig, metrics_config
 from atoll.cli.parser import Parsed, UsageError
-from atoll.cli.unsupported import refusal
+from atoll.cli.trace_config import ignored_settings, trace_options
 from atoll.cli.values import BadValue
+from atoll.observe.trace_settings import TraceOptions
 
-__all__ = ["NotSupported", "Options", "options_from"]
-
-
-class NotSupported(Exception):
-    """A value asks for a feature that this version lacks."""
+__all__ = ["Options", "options_from"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +89,8 @@ class Options:
     allow_cpu_metrics: bool
     metrics_config: MetricsConfig
 
+    trace: TraceOptions
+
     backend_directory: str
     backend_config: tuple[tuple[str, str, str], ...]
     cache_config: tuple[tuple[str, str, str], ...]
@@ -118,13 +117,10 @@ class Options:
 def options_from(parsed: Parsed, repositories: Sequence[str] = ()) -> Options:
     """The options a command line asks for; ``repositories`` adds to those it names.
 
-    Raises UsageError for a combination that cannot be, NotSupported for a feature this version lacks.
+    Raises UsageError for a combination that cannot be.
     """
     given = parsed.given
     _check_given(given)
-    sentence = refusal(given)
-    if sentence is not None:
-        raise NotSupported(sentence)
 
     values = {flag.field: given.get(flag.name, flag.default) for flag in FLAGS.values()}
     values["model_repository"] = _distinct((*values["model_repository"], *values["model_store"], *repositories))
@@ -134,6 +130,7 @@ def options_from(parsed: Parsed, repositories: Sequence[str] = ()) -> Options:
         values["cache_config"] = (("local", "size", str(values["response_cache_byte_size"])),)
     for protocol in ("http", "grpc"):
         values[f"{protocol}_use_ssl"] |= values[f"{protocol}_use_ssl_mutual"]
+    values["trace"] = _trace_options(values)
     values["metrics_config"] = _metrics_config(values["metrics_config"])
     if values["allow_client_shm"] is None:
         values["allow_client_shm"] = all(
@@ -146,6 +143,13 @@ def options_from(parsed: Parsed, repositories: Sequence[str] = ()) -> Options:
     options = Options(**{field.name: values[field.name] for field in fields(Options)})
     _check_endpoints(options)
     return options
+
+
+def _trace_options(values: Mapping[str, Any]) -> TraceOptions:
+    try:
+        return trace_options(values)
+    except BadValue as bad:
+        raise UsageError(f'Bad option: "--trace-config".\n{bad}') from None
 
 
 def _distinct(values: Sequence[str]) -> tuple[str, ...]:
@@ -220,4 +224,6 @@ def _warnings(given: Mapping[str, Any]) -> list[str]:
     for name, successor in successors.items():
         if name in given:
             warnings.append(f"Warning: '--{name}' has been deprecated! Please use '--{successor}' instead.")
+    for setting in ignored_settings(given.get("trace-config", ())):
+        warnings.append(f"Warning: '--trace-config={setting}' has no meaning here and is ignored")
     return warnings

@@ -94,6 +94,7 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             metrics=metrics_options(options),
             log=log,
             allow_client_shm=options.allow_client_shm,
+            trace=options.trace,
         )
     )
 

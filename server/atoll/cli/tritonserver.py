@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from atoll.cli.flags import usage
-from atoll.cli.options import NotSupported, Options, options_from
+from atoll.cli.options import Options, options_from
 from atoll.cli.parser import HelpRequested, UsageError, parse
 
 __all__ = ["main"]
@@ -21,9 +21,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except UsageError as error:
         sys.stderr.write(f"{usage()}\n{error}\n")
-        return 1
-    except NotSupported as error:
-        sys.stderr.write(f"{error}\n")
         return 1
     for warning in options.warnings:
         print(warning, file=sys.stderr)

@@ -182,6 +182,8 @@ class Trip:
         )
         request.on_executed = self._on_executed
         request.callers = trip.callers
+        if trip.trace is not None:
+            request.trace = trip.trace.child()
         self._requests[task] = request
         try:
             if request.callers:

@@ -21,6 +21,7 @@ from atoll_ipc.wire import INLINE_NBYTES
 from atoll.caching.response_cache import ResponseCache
 from atoll.core.cached_requests import CachedRequests
 from atoll.core.labels import read_labels
+from atoll.core.traced import trace_in_model
 from atoll.core.validation import Validator
 from atoll.environments.environments import Environments
 from atoll.errors import Code, ServerError
@@ -212,6 +213,8 @@ class Model(abc.ABC):
         except ServerError:
             self.statistics.refused()
             raise
+        if request.trace is not None:
+            trace_in_model(request, request.trace, self.version)
         self._in_flight += 1
         request.accepted_by = self
         if self._order is not None:

@@ -229,6 +229,8 @@ class PythonModel(Model):
             queue_ns += execution.began_ns - request.queued_ns
             if request.on_executed is not None:
                 request.on_executed(execution.began_ns - request.queued_ns, times_ns)
+            if request.trace is not None:
+                request.trace.executed(request.queued_ns, execution.stub_began_ns, times_ns)
         began_ms = epoch_ms(request.received_ns)
         self.statistics.executed(batch_size, len(requests), total_ns, queue_ns, times_ns, began_ms)
         distributions = self.statistics.distributions
@@ -256,6 +258,8 @@ class PythonModel(Model):
             self._scheduler.freed(instance)
         _log.error(error.message)
         for request in execution.requests:
+            if request.trace is not None:
+                request.trace.failed(request.queued_ns, execution.began_ns)
             self._fail(request, error, Failure.BACKEND)
 
     def responded(self, instance: Instance, request: Request, response: Response, output_ns: int) -> None:

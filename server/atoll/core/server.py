@@ -126,6 +126,7 @@ class Server:
             self.response_cache = make_cache(self.options.cache, self.options.cache_directory, self._make_arena)
             self.metrics.registry.register(self.response_cache.collect)
             self._upkeep.trims.append(self.response_cache.trim)
+        self.tracer.start()
         self.warm_parents.of(OWN).start()
         self._live = True
         self._upkeep.start()
@@ -153,6 +154,7 @@ class Server:
         ended = await self._model_control.stop(left_s)
         self._upkeep.stop()
         self.metrics.stop()
+        await asyncio.to_thread(self.tracer.stop, max(0.1, deadline - asyncio.get_running_loop().time()))
         await self.warm_parents.stop()
         self.environments.close()
         if self.response_cache is not None:

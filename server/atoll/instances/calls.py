@@ -84,6 +84,7 @@ class Calls:
             model_version,
             streaming,
             blocking,
+            trace_id,
         ) = fields
         request = Request(
             model_name,
@@ -98,6 +99,9 @@ class Calls:
             timeout_us=timeout_us,
         )
         channel.release(released)
+        if trace_id:
+            parent = self._instance.trace(trace_id)
+            request.trace = None if parent is None else parent.child()
         executions = self._instance.executions
         if blocking and executions:
             request.callers = (self._instance.name, *executions[0].requests[0].callers)

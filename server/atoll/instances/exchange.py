@@ -18,6 +18,7 @@ from atoll.errors import Code, ServerError
 from atoll.inference import Request, Response
 from atoll.instances.channel import Channel
 from atoll.instances.receipts import Receipt, Receipts
+from atoll.trace import Trace
 
 if TYPE_CHECKING:
     from atoll.instances.instance import Instance
@@ -28,14 +29,18 @@ Key = tuple[int, int]
 
 
 class Execution:
-    """One batch at the stub. ``began_ns`` is when it was sent, or when the one before it ended."""
+    """One batch at the stub. ``began_ns`` is when it was sent, or when the one before it ended.
 
-    __slots__ = ("began_ns", "ended", "id", "requests")
+    ``stub_began_ns`` is when the stub took it up; known when it was executed.
+    """
+
+    __slots__ = ("began_ns", "ended", "id", "requests", "stub_began_ns")
 
     def __init__(self, id: int, requests: list[Request], began_ns: int) -> None:
         self.id = id
         self.requests = requests
         self.began_ns = began_ns
+        self.stub_began_ns = 0
         self.ended: set[int] = set()  # which of them a response sender has ended already
 
 
@@ -123,6 +128,7 @@ class Exchange:
                     request.parameters,
                     request.outputs,
                     [describe(tensor) for tensor in request.inputs],
+                    None if request.trace is None else request.trace.for_stub(),
                 ]
             )
         channel.send([Kind.EXECUTE, self._next_id, batch, channel.take_freed(), alone, placements])
@@ -136,6 +142,12 @@ class Exchange:
                     key = (execution.id, execution.requests.index(request))
         if key is not None and self._channel is not None:
             self._channel.send([Kind.CANCEL, *key])
+
+    def trace(self, id: int) -> Trace | None:
+        """The trace of that number, of a request that is executed or open."""
+        executed = [request for execution in self.executions for request in execution.requests]
+        traces = (request.trace for request in (*executed, *self._open.values()))
+        return next((trace for trace in traces if trace is not None and trace.id == id), None)
 
     def end(self, error: ServerError) -> list[Request]:
         """The stub is gone: fail what it had begun; returns what it had not."""
@@ -152,8 +164,9 @@ class Exchange:
     # -- messages
 
     def on_result(self, message: list[Any]) -> None:
-        _, execution_id, results, released, times, rescheduled = message
+        _, execution_id, results, released, times, rescheduled, began_ns = message
         execution = self._executing(execution_id)
+        execution.stub_began_ns = began_ns
         channel = self._channel
         assert channel is not None
         responses = []

@@ -29,6 +29,7 @@ from atoll.instances.exchange import Exchange, RequestOwner
 from atoll.instances.side_door import SideDoor
 from atoll.instances.stub_process import StubProcess
 from atoll.instances.warm_parent import WarmParent
+from atoll.trace import Trace
 
 __all__ = ["Answer", "Instance", "InstanceSettings", "Owner", "RateLimit", "State"]
 
@@ -211,6 +212,10 @@ class Instance:
     @property
     def recent_execution_ns(self) -> int:
         return self._exchange.recent_execution_ns
+
+    def trace(self, id: int) -> Trace | None:
+        """The trace of that number, of a request that is here."""
+        return self._exchange.trace(id)
 
     def waits_for(self) -> list[Request]:
         """The calls that what it executes waits for."""

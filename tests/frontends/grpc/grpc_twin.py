@@ -15,6 +15,8 @@ import numpy as np
 from atoll.core.regions import Regions
 from atoll.errors import Code, ServerError
 from atoll.inference import Parameter, Request, Response, Tensor
+from atoll.observe.trace_settings import TraceOptions
+from atoll.observe.tracer import Tracer
 
 Behaviour = Callable[["TwinServer", "TwinModel", Request], None]
 
@@ -56,6 +58,7 @@ class TwinServer:
     EXTENSIONS = ("classification", "sequence")
 
     def __init__(self) -> None:
+        self.tracer = Tracer(TraceOptions(), self.is_model_ready)
         self.ready = True
         self.models: dict[str, TwinModel] = {}
         self.regions = Regions()

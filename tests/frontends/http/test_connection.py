@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from atoll.frontends.http.connection import Connection
 from atoll.frontends.http.listener import HttpFrontend, HttpOptions
+from atoll.observe.trace_settings import TraceOptions
+from atoll.observe.tracer import Tracer
 
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
 LAST = b"GET /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
@@ -15,6 +17,7 @@ LAST = b"GET /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
 
 class TwinServer:
     live = True
+    tracer = Tracer(TraceOptions(), bool)
 
     def is_live(self) -> bool:
         return self.live

@@ -123,7 +123,8 @@ class _Handlers(grpc.GenericRpcHandler):
             if not answered.done():
                 answered.set_result(answer if isinstance(answer, ServerError) else b"".join(answer))
 
-        request = self._service.infer(body, context.invocation_metadata, done)
+        began_ns = self._service.now_if_traced()
+        request = self._service.infer(body, context.invocation_metadata, done, context.add_done_callback, began_ns)
         try:
             return await answered
         except asyncio.CancelledError:  # by the client, or its deadline
@@ -134,7 +135,7 @@ class _Handlers(grpc.GenericRpcHandler):
         if self._compression is not None:
             context.set_compression(self._compression)
         outbox = Outbox()
-        stream = self._service.open_stream(context.invocation_metadata, outbox.put, outbox.end)
+        stream = self._service.open_stream(context.invocation_metadata, outbox.put, outbox.end, outbox.when_written)
         reader = asyncio.create_task(_read(stream, outbox, context))
         try:
             return await outbox.write(context.write)

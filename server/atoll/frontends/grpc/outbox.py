@@ -16,12 +16,14 @@ __all__ = ["Outbox"]
 
 _MOST_UNWRITTEN_NBYTES = 16 << 20
 
+Told = Callable[[None], None]
+
 
 class Outbox:
     """Messages in their order, and the end."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[tuple[bytes, object] | ServerError | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[bytes, object] | Told | ServerError | None] = asyncio.Queue()
         self._nbytes = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -31,6 +33,10 @@ class Outbox:
         self._queue.put_nowait((data, receipt))
         self._count(len(data))
 
+    def when_written(self, told: Told) -> None:
+        """Have ``told`` called when what was put before has been written, or will never be."""
+        self._queue.put_nowait(told)
+
     def end(self, error: ServerError | None) -> None:
         self._queue.put_nowait(error)
 
@@ -38,11 +44,14 @@ class Outbox:
         """Write what comes until the end; the error that ends it, or None."""
         while True:
             item = await self._queue.get()
-            if not isinstance(item, tuple):
+            if isinstance(item, tuple):
+                await write(item[0])
+                self._count(-len(item[0]))
+                del item  # the receipt must not wait here for the next message
+            elif callable(item):
+                item(None)
+            else:
                 return item
-            await write(item[0])
-            self._count(-len(item[0]))
-            del item  # the receipt must not wait here for the next message
 
     async def room(self) -> None:
         """Return when so little waits that another request may be read."""
@@ -51,7 +60,9 @@ class Outbox:
     def clear(self) -> None:
         """Nothing will be written any more: let go of what waits."""
         while not self._queue.empty():
-            self._queue.get_nowait()
+            item = self._queue.get_nowait()
+            if callable(item):
+                item(None)
 
     def _count(self, nbytes: int) -> None:
         self._nbytes += nbytes

@@ -8,6 +8,7 @@ See also: ``control`` for what is not inference, ``stream`` for a stream's life,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from atoll.frontends.grpc.control import CONTROL_RPCS, SERVICE, ControlRpc
 from atoll.frontends.grpc.reply import Reply, single_answer
 from atoll.frontends.grpc.stream import InferStream
 from atoll.frontends.grpc.wire import Buffer, Parts, Take, first_raw_input
+from atoll.frontends.tracing import GRPC, WhenSent, trace_request
 from atoll.inference import Request, Response
 
 if TYPE_CHECKING:
@@ -85,12 +87,14 @@ class InferenceService:
         body: Buffer,
         headers: Headers,
         done: Callable[[Parts | ServerError], None],
+        when_sent: WhenSent,
+        began_ns: int,
         take: Take | None = None,
     ) -> Request:
         """ModelInfer. Raises when the request is refused; else ``done`` is called later, once.
 
-        ``take`` gives parts of a ``body`` that lies in shared memory by reference. The request that is returned is for
-        ``server.cancel``, should the client go away.
+        ``began_ns`` is when the request began to come in, or 0. ``take`` gives parts of a ``body`` that lies in shared
+        memory by reference. The request that is returned is for ``server.cancel``, should the client go away.
         """
         self._admit("inference", headers)
         message, raw = parse_request(body, take)
@@ -110,25 +114,42 @@ class InferenceService:
                 # As data: its traceback would keep this frame, and so the tensors, in a cycle.
                 done(error.with_traceback(None))
 
-        return self.submit(message, raw, model, headers, respond)
+        return self.submit(message, raw, model, headers, respond, began_ns, when_sent)
 
     def open_stream(
-        self, headers: Headers, send: Callable[[Parts, object], None], end: Callable[[ServerError | None], None]
+        self,
+        headers: Headers,
+        send: Callable[[Parts, object], None],
+        end: Callable[[ServerError | None], None],
+        when_sent: WhenSent,
     ) -> InferStream:
         """ModelStreamInfer. Raises when the call is refused."""
         self._admit("inference", headers)
-        return InferStream(self, headers, send, end)
+        return InferStream(self, headers, send, end, when_sent)
 
     def submit(
-        self, message: Any, raw: Any, model: Model, headers: Headers, respond: Callable[[Reply, Response], None]
+        self,
+        message: Any,
+        raw: Any,
+        model: Model,
+        headers: Headers,
+        respond: Callable[[Reply, Response], None],
+        began_ns: int,
+        when_sent: WhenSent,
     ) -> Request:
         """Hand a parsed request for ``model`` to the core. Raises when it is refused."""
         reply = Reply(model, message.model_version)
         request = decode_request(message, raw, reply, partial(respond, reply), self.server.regions)
         if self._forwarded is not None:
             forward(matching(self._forwarded, headers()), request)
+        if self.server.tracer.is_on:
+            trace_request(self.server.tracer, request, GRPC, began_ns, partial(_header, headers), when_sent)
         self.server.infer(request)
         return request
+
+    def now_if_traced(self) -> int:
+        """The time, where somebody may want to know it."""
+        return time.monotonic_ns() if self.server.tracer.is_on else 0
 
     async def _control(self, rpc: ControlRpc, body: Buffer, headers: Headers) -> Parts:
         self._admit(rpc.category, headers)
@@ -143,3 +164,8 @@ class InferenceService:
             key = f"{_RESTRICTED_PREFIX}{key}".lower()
             if (key, value) not in headers():
                 raise ServerError(Code.UNAVAILABLE, f"This protocol is restricted, expecting header '{key}'")
+
+
+def _header(headers: Headers, name: str) -> str:
+    value = next((value for key, value in headers() if key == name), "")
+    return value if isinstance(value, str) else value.decode("latin-1")

@@ -22,6 +22,7 @@ from atoll.errors import ServerError
 from atoll.frontends.grpc.codec import parse_request
 from atoll.frontends.grpc.reply import Reply, refusal, stream_answer
 from atoll.frontends.grpc.wire import Buffer, Parts, Take
+from atoll.frontends.tracing import WhenSent
 from atoll.inference import Request, Response
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class InferStream:
         headers: Headers,
         send: Callable[[Parts, object], None],
         end: Callable[[ServerError | None], None],
+        when_sent: WhenSent,
     ) -> None:
         self._service = service
         self._headers = headers
         self._send = send
         self._end = end
+        self._when_sent = when_sent
         self._status_codes = any(key == "triton_grpc_error" and value == "true" for key, value in headers())
         self._line: deque[_Turn] = deque()
         self._outstanding: set[Request] = set()
@@ -65,6 +68,7 @@ class InferStream:
         """The client sent a request; ``take`` as for ``InferenceService.infer``."""
         if self._ended:
             return
+        began_ns = self._service.now_if_traced()
         try:
             message, raw = parse_request(body, take)
         except ServerError as error:
@@ -73,7 +77,9 @@ class InferStream:
         try:
             model = self._service.server.model(message.model_name, message.model_version)
             turn = None if model.decoupled else _Turn()
-            request = self._service.submit(message, raw, model, self._headers, partial(self._respond, turn))
+            request = self._service.submit(
+                message, raw, model, self._headers, partial(self._respond, turn), began_ns, self._when_sent
+            )
         except ServerError as error:
             turn = _Turn(refusal(message.id, error))
         else:

@@ -15,6 +15,7 @@ One request is in progress at a time; what a client pipelines waits in ``_pendin
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
@@ -61,6 +62,7 @@ class Connection(asyncio.BufferedProtocol):
         self._receipts: list[object] = []  # of what the client has not read
         self._closing = False  # after the request in progress
         self._leaving = False  # as soon as what was written is on its way
+        self.began_ns = 0  # when the head of the request in progress was there; noted only while requests are traced
 
     # -- asyncio.BufferedProtocol
 
@@ -158,6 +160,7 @@ class Connection(asyncio.BufferedProtocol):
             self._abort()
             return
         self._head = head
+        self.began_ns = time.monotonic_ns() if self._server.tracer.is_on else 0
         length = head.content_length
         if head.chunked:
             self._begin_chunked(head, bytes(data[end:]))

@@ -15,6 +15,7 @@ from atoll.frontends.http.generate import read_request, write_response
 from atoll.frontends.http.head import Head
 from atoll.frontends.http.members import invalid
 from atoll.frontends.http.routes import Route, Task
+from atoll.frontends.tracing import HTTP, soon, trace_request
 from atoll.inference import Request, Response
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Generation:
                 raise invalid("Unsupported content-encoding, only 'identity' is supported.")
             request = read_request(model, body, self._frontend.options.max_input_size, respond)
             self._request = request
+            if server.tracer.is_on:
+                trace_request(server.tracer, request, HTTP, self._connection.began_ns, head.header, soon)
             server.submit(model, request)
         except ServerError as error:
             self._request = None

@@ -106,6 +106,11 @@ class Head:
             self.path = b"/" + self.path[7:].partition(b"/")[2]
         self.path = self.path.partition(b"?")[0]
 
+    def header(self, name: str) -> str:
+        """A header's value by its name in small letters; empty when there is none."""
+        key = name.encode()
+        return next((value.decode("latin-1") for known, value in self.headers if known.lower() == key), "")
+
     def _is_persistent(self) -> bool:
         """Whether another request may follow; httptools would answer for the message after a head that has no body."""
         given = b",".join(value.lower() for name, value in self.headers if name.lower() == b"connection")

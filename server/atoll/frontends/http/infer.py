@@ -18,6 +18,7 @@ from atoll.frontends.http.compression import CODINGS, UNSUPPORTED, deflated, inf
 from atoll.frontends.http.head import Head
 from atoll.frontends.http.plan import InferPlan
 from atoll.frontends.http.routes import Route
+from atoll.frontends.tracing import HTTP, soon, trace_request
 from atoll.inference import Request, Response, TensorData
 
 if TYPE_CHECKING:
@@ -93,10 +94,20 @@ class Inference:
                 forward(head.forwarded, request)
             self._request = request
             self._head = head
+            if self._server.tracer.is_on:
+                trace_request(
+                    self._server.tracer, request, HTTP, self._connection.began_ns, head.header, self._when_sent
+                )
             self._server.submit(model, request)
         except ServerError as error:
             self._request = None
             self._connection.answer(error_answer(error, content_type))
+
+    def _when_sent(self, told: Callable[[None], None]) -> None:
+        if self._coding is None or self._coding.done():
+            soon(told)
+        else:
+            self._coding.add_done_callback(lambda _: soon(told))
 
     def _on_response(self, response: Response) -> None:
         """Called by the core, once."""

@@ -22,6 +22,7 @@ from atoll.frontends.grpc.http2.streams import Stream
 from atoll.frontends.grpc.service import INFER, STREAM, InferenceService
 from atoll.frontends.grpc.status import status_of
 from atoll.frontends.grpc.wire import Parts, Take, total_bytes
+from atoll.frontends.tracing import soon
 from atoll.inference import Request
 
 if TYPE_CHECKING:
@@ -231,10 +232,15 @@ class _UnaryCall(_Call):
 class _InferCall(_UnaryCall):
     """ModelInfer."""
 
-    _request: Request | None = None
+    def __init__(self, opener: CallOpener, connection: Connection, stream: Stream, head: RequestHead) -> None:
+        super().__init__(opener, connection, stream, head)
+        self._began_ns = opener.service.now_if_traced()
+        self._request: Request | None = None
 
     def _begin(self, message: Message) -> None:
-        self._request = self._service.infer(message.body, self.metadata, self._done, _taker(message))
+        self._request = self._service.infer(
+            message.body, self.metadata, self._done, soon, self._began_ns, _taker(message)
+        )
 
     def _done(self, answer: Parts | ServerError) -> None:
         if isinstance(answer, ServerError):
@@ -273,7 +279,7 @@ class _StreamCall(_Call):
     def __init__(self, opener: CallOpener, connection: Connection, stream: Stream, head: RequestHead) -> None:
         super().__init__(opener, connection, stream, head)
         self._encoding = opener.encoding_for(head)
-        self._infer = self._service.open_stream(self.metadata, self._send, self._on_close)
+        self._infer = self._service.open_stream(self.metadata, self._send, self._on_close, soon)
 
     def _on_message(self, message: Message) -> None:
         self._infer.receive(message.body, _taker(message))
