@@ -34,6 +34,8 @@ def served(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
         "other": limited('{ name: "S" count: 1 global: true }'),
         "often": limited('{ name: "T" count: 1 }', priority=1, more=""),
         "seldom": limited('{ name: "T" count: 1 }', priority=3, more=""),
+        "sequences": limited('{ name: "W" count: 1 }', priority=1, more="sequence_batching { }"),
+        "between": limited('{ name: "W" count: 1 }', priority=1, more=""),
         "too_much": limited('{ name: "R" count: 5 }'),
         "nothing_of": limited('{ name: "U" count: 1 }'),
         "mixed": limited('{ name: "V" count: 1 }, { name: "V" count: 1 global: true }'),
@@ -45,7 +47,7 @@ def served(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     with serve(
         repository,
         "--rate-limit=execution_count",
-        *(f"--rate-limit-resource={resource}" for resource in ("R:4", "S:1", "T:1:0", "V:1")),
+        *(f"--rate-limit-resource={resource}" for resource in ("R:4", "S:1", "T:1:0", "V:1", "W:1")),
         "--exit-on-error=false",
     ) as served:
         yield served
@@ -55,7 +57,7 @@ def served(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
 @pytest.fixture
 def senders(served: Served, rendezvous: Rendezvous) -> Iterator[dict[str, Sender]]:
     with ExitStack() as stack:
-        names = ("one", "two", "other", "often", "seldom", "half")
+        names = ("one", "two", "other", "often", "seldom", "half", "sequences", "between")
         yield {name: stack.enter_context(sending(served, rendezvous, name)) for name in names}
 
 
@@ -88,6 +90,24 @@ def test_executions_are_weighed_by_priority(senders: dict[str, Sender]) -> None:
     assert turns[:7].count("often") == 5  # with the first one: six to two
     assert turns[7:] in (["often", "seldom", "seldom"], ["seldom", "seldom", "often"], ["seldom", "often", "seldom"])
     assert [one.answer() for one in sent] == [[[1]]] * 10
+
+
+@pytest.mark.spec("server:231")
+def test_sequences_take_turns_too(senders: dict[str, Sender]) -> None:
+    sequences, between = senders["sequences"], senders["between"]
+    between.send("first")
+    first = between.meet()
+    sent = [
+        *sequences.queue("a", sequence_id=1, sequence_start=True),
+        *sequences.queue("b", sequence_id=1, sequence_end=True),
+        *between.queue("x", "y"),
+    ]
+    assert between.pending == 2
+    first.let_go()
+    turns = sequences.run(4)
+    assert turns[0] == "sequences_0_0 a"  # it has executed least
+    assert sorted(turns[1:]) == ["between_0_0 x", "between_0_0 y", "sequences_0_0 b"]
+    assert [one.answer() for one in sent] == [[[1]]] * 4
 
 
 @pytest.mark.spec("server:231")

@@ -178,6 +178,7 @@ async def test_instances_come_and_go() -> None:
     first.state = State.LEAVING
     submit(dispatcher, "b")
     second = Limited(3)
+    dispatcher.instances.append(second)  # type: ignore[arg-type]
     dispatcher.freed(second)  # type: ignore[arg-type]
     assert limiter.available(R) == 3 - 1
     first.finish(dispatcher)

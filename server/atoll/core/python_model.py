@@ -65,7 +65,7 @@ class PythonModel(Model):
         self.warm_parent = warm_parent
         self._all_passive = not self.serving
         self._warm_up_samples = read_samples(config, model_dir)
-        self._sequences = make_sequence_scheduler(config, model_dir, self._instances, self)
+        self._sequences = make_sequence_scheduler(config, model_dir, self._instances, self, host.rate_limiter)
         self._scheduler: Scheduler = self._sequences or make_scheduler(config, self._instances, self, host.rate_limiter)
 
     # -- life

@@ -15,11 +15,12 @@ from atoll.repository.config import DynamicBatching, ModelConfig
 from atoll.scheduling.dispatcher import Dispatcher
 from atoll.scheduling.dynamic_batcher import DynamicBatcher
 from atoll.scheduling.levels import Levels, QueuePolicy
-from atoll.scheduling.limited_dispatcher import LimitedDispatcher, demand
+from atoll.scheduling.limited_dispatcher import LimitedDispatcher
 from atoll.scheduling.queues import FifoQueue, Queue
 from atoll.scheduling.rate_limiter import Demand, RateLimiter
 from atoll.scheduling.scheduler import Scheduler, SchedulerOwner
 from atoll.scheduling.sequences.scheduler import SequenceOwner, SequenceScheduler
+from atoll.scheduling.turns import demand
 
 __all__ = ["demands", "make_scheduler", "make_sequence_scheduler"]
 
@@ -46,13 +47,15 @@ def demands(config: ModelConfig) -> list[Demand]:
 
 
 def make_sequence_scheduler(
-    config: ModelConfig, model_dir: Path, instances: list[Instance], owner: SequenceOwner
+    config: ModelConfig, model_dir: Path, instances: list[Instance], owner: SequenceOwner, limiter: RateLimiter | None
 ) -> SequenceScheduler | None:
     """None for a model without sequences. Raises ServerError."""
     if "sequence_batching" not in config.json:
         return None
+    if limiter is not None:
+        limiter.check(demands(config))
     settings = sequence_settings(config, model_dir, owner.place)
-    return SequenceScheduler(settings, lane_maker(config, _signature(config)), instances, owner)
+    return SequenceScheduler(settings, lane_maker(config, _signature(config)), instances, owner, limiter)
 
 
 def _batcher(config: ModelConfig, batching: DynamicBatching) -> Queue:

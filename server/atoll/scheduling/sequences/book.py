@@ -39,6 +39,9 @@ class Lane(Protocol):
     def remove(self, request: Request) -> None:
         """Take out one that was pushed and not handed out."""
 
+    def is_due(self, now_ns: int) -> bool:
+        """Whether :meth:`next_batch` would give one."""
+
     def next_batch(self, now_ns: int) -> Batch | None:
         """Hand out what is executed together; None in a place that nothing is there for.
 

@@ -31,14 +31,15 @@ class DirectLane:
     def remove(self, request: Request) -> None:
         self._requests = {slot: known for slot, known in self._requests.items() if known is not request}
 
+    def is_due(self, now_ns: int) -> bool:
+        wake_ns = self.wake_ns()
+        return wake_ns is not None and (now_ns >= wake_ns or len(self._requests) / self._slots >= self._min_utilization)
+
     def next_batch(self, now_ns: int) -> list[Request | None] | None:
+        if not self.is_due(now_ns):
+            return None
         requests = self._requests
-        if not requests:
-            return None
         oldest = min(requests.values(), key=lambda request: request.queued_ns)
-        enough = len(requests) / self._slots >= self._min_utilization
-        if not enough and now_ns - oldest.queued_ns < self._max_delay_ns:
-            return None
         signature = self._signature(oldest)
         taken = {slot: request for slot, request in requests.items() if self._signature(request) == signature}
         self._requests = {slot: request for slot, request in requests.items() if slot not in taken}

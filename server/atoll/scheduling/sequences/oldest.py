@@ -20,6 +20,9 @@ class OldestLane:
     def remove(self, request: Request) -> None:
         self._batcher.remove(request)
 
+    def is_due(self, now_ns: int) -> bool:
+        return self._batcher.is_due(now_ns)
+
     def next_batch(self, now_ns: int) -> list[Request | None] | None:
         batch = self._batcher.next_batch(now_ns)
         return None if batch is None else list(batch)

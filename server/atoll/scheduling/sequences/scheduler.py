@@ -21,9 +21,11 @@ from typing import Protocol
 from atoll.errors import Code, ServerError
 from atoll.inference import SEQUENCE_END, SEQUENCE_START, Request, Response, Tensor
 from atoll.instances.instance import Instance, State
+from atoll.scheduling.rate_limiter import RateLimiter
 from atoll.scheduling.scheduler import SchedulerOwner
 from atoll.scheduling.sequences.book import Book, Lane
 from atoll.scheduling.sequences.inputs import AddedInputs, NullRequest, Zeros
+from atoll.scheduling.turns import Turns
 
 __all__ = ["SequenceOwner", "SequenceScheduler", "SequenceSettings"]
 
@@ -64,6 +66,7 @@ class SequenceScheduler:
         make_lane: Callable[[], Lane],
         instances: list[Instance],
         owner: SequenceOwner,
+        limiter: RateLimiter | None = None,
     ) -> None:
         self._settings = settings
         self.iterative = settings.iterative
@@ -81,6 +84,8 @@ class SequenceScheduler:
         self._timer_ns = 0
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
+        self._turns = None if limiter is None else Turns(limiter, self._start)
+        self._freed: list[Instance] = []  # instances whose turns are over
 
     # -- what a model asks (atoll.scheduling.scheduler.Scheduler)
 
@@ -120,15 +125,21 @@ class SequenceScheduler:
     def freed(self, instance: Instance) -> None:
         if instance.state is State.READY:
             self._book.open_lane(self._instances.index(instance))
+            if self._turns is not None:
+                self._freed.append(instance)
             self._pump_soon()
 
     def died(self, instance: Instance, unstarted: list[Request]) -> list[Request]:
+        if self._turns is not None:
+            self._turns.died(instance)
         lost = self._book.close_lane(self._instances.index(instance))
         self._pump_soon()
         return lost
 
     def stop(self) -> list[Request]:
         self._stopped = True
+        if self._turns is not None:
+            self._turns.end()
         for handle in (self._pump_handle, self._timer):
             if handle is not None:
                 handle.cancel()
@@ -231,17 +242,34 @@ class SequenceScheduler:
         for request in self._book.expire(now):
             text = "timeout of the corresponding sequence has been expired"
             self._owner.dropped(request, ServerError(Code.UNAVAILABLE, text))
-        wakes = [self._book.wake_ns()]
-        for instance, lane in zip(self._instances, self._lanes, strict=True):
-            if instance.state is State.READY and not instance.executions:
-                batch = lane.next_batch(now)
-                if batch is None:
-                    wakes.append(lane.wake_ns())
-                else:
-                    instance.execute(self._completed(batch), now)
+        idle = [one for one in self._instances if one.state is State.READY and not one.executions]
+        due = [instance for instance in idle if self._lane(instance).is_due(now)]
+        if self._turns is not None:
+            self._pass_turns_on(self._turns, now)
+            self._turns.set_waiting(due)
+        else:
+            for instance in due:
+                self._start(instance)
+        wakes = [self._book.wake_ns(), *(self._lane(instance).wake_ns() for instance in idle if instance not in due)]
         self._wake_at(min((wake for wake in wakes if wake is not None), default=None), now)
         if self._finished is not None and not self._book.open_count and not self._finished.done():
             self._finished.set_result(None)
+
+    def _pass_turns_on(self, turns: Turns, now: int) -> None:
+        freed, self._freed = self._freed, []
+        for instance in freed:
+            turns.freed(instance, has_work=self._lane(instance).is_due(now))
+
+    def _lane(self, instance: Instance) -> Lane:
+        return self._lanes[self._instances.index(instance)]
+
+    def _start(self, instance: Instance) -> bool:
+        """Have an idle instance execute what is due; whether there was anything."""
+        now = time.monotonic_ns()
+        batch = self._lane(instance).next_batch(now)
+        if batch is not None:
+            instance.execute(self._completed(batch), now)
+        return batch is not None
 
     def _completed(self, batch: list[Request | None]) -> list[Request]:
         """The batch as it is executed: what is added to its requests, null requests where there are none."""
