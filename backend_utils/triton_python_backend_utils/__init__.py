@@ -17,6 +17,7 @@ from triton_python_backend_utils._dtypes import (
 )
 from triton_python_backend_utils._errors import TritonError, TritonModelException
 from triton_python_backend_utils._helpers import (
+    batch_as_numpy,
     get_input_config_by_name,
     get_input_tensor_by_name,
     get_model_dir,
@@ -59,6 +60,7 @@ __all__ = [
     "Tensor",
     "TritonError",
     "TritonModelException",
+    "batch_as_numpy",
     "deserialize_bytes_tensor",
     "get_input_config_by_name",
     "get_input_tensor_by_name",

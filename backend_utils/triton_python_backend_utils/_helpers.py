@@ -1,13 +1,17 @@
 """The helper functions models call: look-ups by name in requests, responses and configurations."""
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
+import numpy as np
+
+from triton_python_backend_utils._errors import TritonModelException
 from triton_python_backend_utils._host import get_host
 from triton_python_backend_utils._request import InferenceRequest
 from triton_python_backend_utils._response import InferenceResponse
 from triton_python_backend_utils._tensor import Tensor
 
 __all__ = [
+    "batch_as_numpy",
     "get_input_config_by_name",
     "get_input_tensor_by_name",
     "get_model_dir",
@@ -23,6 +27,22 @@ def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> 
         if tensor._name == name:
             return tensor
     return None
+
+
+def batch_as_numpy(requests: Sequence[InferenceRequest], name: str) -> "np.ndarray[Any, Any]":
+    """The input ``name`` of all requests of a batch as one array, joined along the first axis in their order.
+
+    That of a single request is its array itself; several are copied. Raises TritonModelException when one lacks it.
+    """
+    arrays = []
+    for request in requests:
+        tensor = get_input_tensor_by_name(request, name)
+        if tensor is None:
+            raise TritonModelException(f"request '{request.request_id()}' has no input '{name}'")
+        arrays.append(tensor.as_numpy())
+    if not arrays:
+        raise TritonModelException(f"there is no request to take input '{name}' from")
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Optional[Tensor]:

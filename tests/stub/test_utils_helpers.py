@@ -38,6 +38,43 @@ def test_the_first_of_two_tensors_of_a_name_is_found() -> None:
     assert pb_utils.get_output_tensor_by_name(response, "A") is A
 
 
+def requests(*arrays: "np.ndarray[Any, Any]") -> "list[pb_utils.InferenceRequest]":
+    return [
+        pb_utils.InferenceRequest(
+            model_name="m", requested_output_names=[], inputs=[A, pb_utils.Tensor("X", array)], request_id=str(number)
+        )
+        for number, array in enumerate(arrays)
+    ]
+
+
+def test_a_batch_is_joined_along_the_first_axis_in_order() -> None:
+    batch = requests(np.array([[1, 2]]), np.array([[3, 4], [5, 6]]), np.empty((0, 2), np.int64))
+    joined = pb_utils.batch_as_numpy(batch, "X")
+    assert joined.tolist() == [[1, 2], [3, 4], [5, 6]]
+    joined[:] = 0
+    assert pb_utils.batch_as_numpy(batch[:1], "X").tolist() == [[1, 2]]
+
+
+def test_a_batch_of_one_is_not_copied() -> None:
+    batch = requests(np.array([[b"a"], [b"bc"]], object))
+    tensor = pb_utils.get_input_tensor_by_name(batch[0], "X")
+    assert tensor is not None
+    assert np.shares_memory(pb_utils.batch_as_numpy(batch, "X"), tensor.as_numpy())
+
+
+def test_texts_are_joined_too() -> None:
+    joined = pb_utils.batch_as_numpy(requests(np.array([[b"a"]], object), np.array([[b"bc"]], object)), "X")
+    assert joined.tolist() == [[b"a"], [b"bc"]]
+
+
+def test_a_batch_in_which_a_request_lacks_the_input_is_refused() -> None:
+    batch = requests(np.zeros((1, 1)))
+    with pytest.raises(pb_utils.TritonModelException, match="request '0' has no input 'Y'"):
+        pb_utils.batch_as_numpy(batch, "Y")
+    with pytest.raises(pb_utils.TritonModelException, match="there is no request to take input 'Y' from"):
+        pb_utils.batch_as_numpy([], "Y")
+
+
 @pytest.mark.spec("python_backend:C212")
 def test_configurations_are_found_by_name() -> None:
     config = {"input": [{"name": "A"}, {"name": "B", "dims": [4]}], "output": [{"name": "C"}]}
