@@ -241,6 +241,7 @@ def test_a_cancelled_request_leaves_the_queue_at_once(sender: Sender, served: Se
     assert (sender.failures()["CANCELED"], fails(served, sender.model)) == (before[0] + 1, before[1] + 1)
 
 
+@pytest.mark.spec("python_backend:C258")
 @pytest.mark.spec("python_backend:Q49")
 @to("lowered")
 def test_a_model_that_calls_another_sees_the_timeout(sender: Sender, served: Served) -> None:

@@ -157,6 +157,8 @@ def test_real_client_with_and_without_the_keys(client: Client) -> None:
 # -- forwarded headers
 
 
+@pytest.mark.spec("python_backend:C172")
+@pytest.mark.spec("python_backend:Q100")
 @pytest.mark.spec("server:279")
 def test_headers_that_match_reach_the_model(client: Client) -> None:
     headers = {**key(client, "infer"), "x-one": "1", "other-x-two": "2", "x-three": "three"}

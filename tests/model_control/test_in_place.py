@@ -33,6 +33,8 @@ def configure(folder: Path, count: int, more: str = "") -> None:
     path.write_text(f"{head}instance_group [ {{ kind: KIND_CPU count: {count} }} ] {more}")
 
 
+@pytest.mark.spec("python_backend:C235")
+@pytest.mark.spec("python_backend:Q117")
 @pytest.mark.spec("server:183")
 def test_instances_come_and_go_without_a_failed_request(served: Served, repository: Path) -> None:
     folder = write_answering(repository, "m", "word")
