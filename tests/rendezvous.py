@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from serving import write_model
 
-__all__ = ["IDENTITY", "Rendezvous", "Visit", "config", "identity", "meeting_place", "write"]
+__all__ = ["IDENTITY", "Rendezvous", "Visit", "config", "identity", "meeting_place", "tensors", "write"]
 
 _VARIABLE = "ATOLL_TEST_RENDEZVOUS"
 
@@ -84,13 +84,14 @@ def meeting_place() -> Iterator[Rendezvous]:
     rendezvous.close()
 
 
+def tensors(text: str) -> str:
+    """The entries for one-dimensional tensors of any length, such as ``"A:UINT8 B:FP32"``."""
+    pairs = [pair.split(":") for pair in text.split()]
+    return ", ".join(f'{{ name: "{name}" data_type: TYPE_{kind} dims: [ -1 ] }}' for name, kind in pairs)
+
+
 def config(inputs: str = "IN:UINT8", outputs: str = "OUT:UINT8", count: int = 1, more: str = "") -> str:
-    """A ``config.pbtxt`` with one-dimensional tensors of any length, such as ``"A:UINT8 B:FP32"``."""
-
-    def tensors(text: str) -> str:
-        pairs = [pair.split(":") for pair in text.split()]
-        return ", ".join(f'{{ name: "{name}" data_type: TYPE_{kind} dims: [ -1 ] }}' for name, kind in pairs)
-
+    """A ``config.pbtxt`` with tensors as :func:`tensors` has them."""
     return (
         f'backend: "python"\ninput [ {tensors(inputs)} ]\noutput [ {tensors(outputs)} ]\n'
         f"instance_group [ {{ kind: KIND_CPU count: {count} }} ]\n{more}\n"

@@ -576,3 +576,37 @@ def test_times_are_those_of_the_steps() -> None:
         assert entry["inference_stats"]["success"]["count"] == 1
 
     in_world(story)
+
+
+# -- what the client's own memory and the reading of streams ask for
+
+
+def test_the_last_step_writes_where_the_client_wants() -> None:
+    async def story(world: World) -> None:
+        a, b = world.add("a", outputs="O P"), world.add("b")
+        ensemble = await world.ensemble("a: I=I -> O=T P=P", "b: I=T -> O=O", outputs="O P T")
+        place = Slice(ensemble.allocate(100), 0, 100)
+        request = world.request()
+        request.placements = {"O": place, "T": place, "Q": place}
+        ensemble.infer(request)
+        assert a.taken[0].placements is None  # the next step reads T
+        a.answer(O=b"t", P=b"p")
+        assert b.taken[0].placements == {"O": place}
+        b.answer(O=b"o")
+
+    in_world(story)
+
+
+def test_an_answer_keeps_the_receipt_of_what_it_was_made_from() -> None:
+    async def story(world: World) -> None:
+        a, b = world.add("a", model_transaction_policy={"decoupled": True}), world.add("b")
+        ensemble = await world.ensemble(*CHAIN)
+        ensemble.infer(world.request())
+        response = Response(a.taken[0], 1, [Tensor("O", "UINT8", [1], b"0")], final=False)
+        response.receipt = receipt = object()
+        a._answer(response)
+        a.end()
+        b.answer(O=b"b0")
+        assert [answer.receipt for answer in world.responses] == [receipt]
+
+    in_world(story)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -34,7 +35,7 @@ class Story:
         self._take(run.begin(inputs))
 
     def _take(self, progress: Progress) -> None:
-        self.answers += progress.answers
+        self.answers += [answer.values for answer in progress.answers]
         self.running += progress.starts
         self.inputs.update((task, task.take_inputs()) for task in progress.starts)
 
@@ -268,3 +269,25 @@ def test_a_pass_in_its_last_step_answers_after_a_failure() -> None:
     story.run.failed(story.running.pop(0), final=True)
     story.respond(1, C="c0")
     assert (story.answers, story.run.is_done) == ([{"C": "c0"}], True)
+
+
+def test_receipts_live_as_long_as_their_passes() -> None:
+    class Receipt:
+        pass
+
+    run = plan("A -> B", "B -> C", decoupled=[0], max_inflight=1).run(["C"])
+    first = run.begin({"A": "a"}).starts[0]
+    receipts = [Receipt(), Receipt()]
+    alive = [weakref.ref(receipt) for receipt in receipts]
+    (task,) = run.responded(first, {"B": "b0"}, False, receipts[0]).starts
+    assert run.responded(first, {"B": "b1"}, False, receipts[1]).starts == []
+    receipts.clear()
+    progress = run.responded(task, {"C": "c0"}, True)
+    assert progress.answers[0].receipt is alive[0]()
+    (task,) = progress.starts
+    del progress
+    assert alive[0]() is None
+    assert alive[1]() is not None
+    run.responded(task, {"C": "c1"}, True)
+    del task
+    assert alive[1]() is None

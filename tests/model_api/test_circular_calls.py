@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from calling import call, in_background, wait_until
 from controlling import entries
+from ensembles import write_ensemble
 from rendezvous import Rendezvous, config, write
 from serving import Served, serve
 
@@ -73,6 +74,9 @@ def served(repository: Path, rendezvous: Rendezvous) -> Iterator[Served]:
     for name, count in {"a": 1, "b": 1, "c": 1, "a2": 2, "b2": 2}.items():
         write(repository, name, CALLER, config(*STRINGS, count=count))
     write(repository, "threaded", THREADED, config(*STRINGS))
+    for name in ("a", "b"):
+        write_ensemble(repository, f"of_{name}", f"{name}: IN=IN -> OUT=OUT", inputs=STRINGS[0], outputs=STRINGS[1])
+    write_ensemble(repository, "nested", "of_b: IN=IN -> OUT=OUT", inputs=STRINGS[0], outputs=STRINGS[1])
     folder = write(repository, "v", CALLER, config(*STRINGS, more="version_policy: { all: { } }"))
     (folder / "2").mkdir()
     for file in (folder / "1").glob("*.py"):
@@ -123,6 +127,18 @@ def test_with_an_instance_to_spare_a_circle_is_served(served: Served, path: tupl
     said = walk(served, *path)
     assert said[-1] == "reached"
     assert len(set(said)) == len(path) + 1
+
+
+@pytest.mark.parametrize("ensemble", ["of_b", "nested"])
+def test_circles_through_ensembles_are_seen(served: Served, ensemble: str) -> None:
+    assert ", ".join(walk(served, "a", "of_a")) == (
+        "a_0_0, in ensemble 'of_a', circular call with no instance to spare: a_0_0 -> a. Every instance of 'a' waits "
+        "for this call; raise the count of its instance_group"
+    )
+    assert walk(served, "a", ensemble, "a") == ["a_0_0", "b_0_0", refusal("a_0_0 -> b_0_0 -> a", "a")]
+    said = walk(served, "a2", ensemble, "a2")
+    assert (said[1], said[3], {said[0], said[2]}) == ("b_0_0", "reached", {"a2_0_0", "a2_0_1"})
+    assert walk(served, "a", ensemble, "c") == ["a_0_0", "b_0_0", "c_0_0", "reached"]
 
 
 def test_two_versions_are_two_models_though_their_instances_share_a_name(served: Served) -> None:

@@ -79,3 +79,16 @@ def test_refused(resolve: Resolve, text: str, message: str) -> None:
     with pytest.raises(ServerError) as caught:
         resolve(text)
     assert (caught.value.code, caught.value.message) == (Code.INVALID_ARG, message)
+
+
+def test_steps_that_wait_for_each_other(resolve: Resolve) -> None:
+    steps = (
+        "step { model_name: 'a' input_map { key: 'x' value: 'I' } input_map { key: 'z' value: 'B' } "
+        "output_map { key: 'y' value: 'A' } output_map { key: 'w' value: 'O' } } "
+        "step { model_name: 'b' input_map { key: 'x' value: 'A' } output_map { key: 'y' value: 'B' } }"
+    )
+    with pytest.raises(ServerError) as refused:
+        resolve(ensemble(steps), strict=True)
+    assert refused.value.message == (
+        "output 'O' for ensemble 'm' is not written: at least one of its depending tensors, 'A', is not connected"
+    )

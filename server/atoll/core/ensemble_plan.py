@@ -10,7 +10,9 @@ a run what happened and does what it says (:class:`Progress`): which steps to st
 3. All requested outputs belong to one kind of pass; each pass of that kind gives one answer.
 4. Steps that no requested output needs are not run.
 5. Of one step at most ``max_inflight`` tasks run at a time; the others wait their turn.
-6. After a failure nothing is started; the run ends when what is running has ended. A pass that comes to its end by
+6. What the shell gives with a response of a decoupled step, its *receipt*, lives as long as the pass, and then in the
+   answer: while it lives, the sender may be held back.
+7. After a failure nothing is started; the run ends when what is running has ended. A pass that comes to its end by
    that still answers.
 """
 
@@ -21,7 +23,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Pass", "Plan", "Progress", "Run", "Step", "Task", "origins"]
+__all__ = ["Answer", "Pass", "Plan", "Progress", "Run", "Step", "Task", "origins"]
 
 Values = Mapping[str, Any]
 """What the shell attaches to tensors, by the ensemble's names; None for one that is absent."""
@@ -91,13 +93,15 @@ class Plan:
                 if tensor in self._makers:
                     pending += self.steps[self._makers[tensor]].inputs.values()
         steps: dict[int | None, list[int]] = collections.defaultdict(list)
-        kept = set(outputs)
+        kept, taken = set(outputs), set[str]()
         for index in sorted({self._makers[tensor] for tensor in tensors if tensor in self._makers}):
             inputs = self.steps[index].inputs.values()
             runs_in = self._origin(inputs)
             steps[runs_in].append(index)
+            taken.update(inputs)
             kept.update(tensor for tensor in inputs if self._origin([tensor]) != runs_in)
-        return _Needs(outputs, frozenset(tensors), dict(steps), self._origin(outputs), frozenset(kept))
+        answers_in = self._origin(outputs)
+        return _Needs(outputs, frozenset(tensors), dict(steps), answers_in, frozenset(taken), frozenset(kept))
 
     def _origin(self, tensors: Iterable[str]) -> int | None:
         """The decoupled step whose responses open the passes in which all these tensors are seen."""
@@ -114,6 +118,8 @@ class _Needs:
     """By the decoupled step in whose passes they run; None for the first pass."""
     answers_in: int | None
     """In which passes the outputs come together."""
+    taken: frozenset[str]
+    """By steps."""
     kept: frozenset[str]
     """Tensors that a pass keeps for good: outputs, and what inner passes may ask for."""
 
@@ -129,6 +135,7 @@ class Pass:
     unstarted: list[int] = field(default_factory=list)
     running: int = 0
     answered: bool = False
+    receipt: object = None
 
     def has(self, tensor: str) -> bool:
         return tensor in self.values or (self.parent is not None and self.parent.has(tensor))
@@ -155,12 +162,19 @@ class Task:
 
 
 @dataclass(slots=True)
+class Answer:
+    """Values of the requested outputs, by name."""
+
+    values: dict[str, Any]
+    receipt: object = None
+
+
+@dataclass(slots=True)
 class Progress:
     """What is to be done now."""
 
     starts: list[Task] = field(default_factory=list)
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    """Values of the requested outputs, by name."""
+    answers: list[Answer] = field(default_factory=list)
 
 
 class Run:
@@ -195,6 +209,10 @@ class Run:
         outputs = self._plan.steps[step].outputs
         return [name for name, tensor in outputs.items() if tensor in self._needs.tensors]
 
+    def is_only_answered(self, tensor: str) -> bool:
+        """Whether a tensor goes to the client and to no step."""
+        return tensor in self._needs.outputs and tensor not in self._needs.taken
+
     def begin(self, values: Values) -> Progress:
         """The client's tensors, by the ensemble's names; one that is not among them is absent."""
         made = {tensor for step in self._plan.steps for tensor in step.outputs.values()}
@@ -203,12 +221,12 @@ class Run:
         self._open(self._first, progress)
         return progress
 
-    def responded(self, task: Task, values: Values | None, final: bool) -> Progress:
+    def responded(self, task: Task, values: Values | None, final: bool, receipt: object = None) -> Progress:
         """A step answered with these tensors (by the ensemble's names); None for the final flag alone."""
         progress = Progress()
         if task.step in self._plan.decoupled:
             if values is not None:
-                inner = Pass(task.step, task.into, self._decided(task.step, values))
+                inner = Pass(task.step, task.into, self._decided(task.step, values), receipt=receipt)
                 task.into.inner[inner] = None
                 self._open(inner, progress)
         elif not task.responded and (values is not None or final):
@@ -253,7 +271,7 @@ class Run:
         needs = self._needs
         if needs.answers_in == current.opened_by and not current.answered and all(map(current.has, needs.outputs)):
             current.answered = True
-            progress.answers.append({output: current.get(output) for output in needs.outputs})
+            progress.answers.append(Answer({output: current.get(output) for output in needs.outputs}, current.receipt))
         for inner in list(current.inner):
             self._advance(inner, progress)
             self._drop_ended(inner)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
+
+from atoll_ipc.memory import Slice
 
 from atoll.core.circular_calls import check_calls
-from atoll.core.ensemble_plan import Plan, Progress, Step, Task
+from atoll.core.ensemble_plan import Answer, Plan, Progress, Step, Task
 from atoll.core.model import Model
 from atoll.core.reshape import between_steps
 from atoll.errors import Code, ServerError
@@ -104,8 +106,8 @@ class Trip:
 
     def _go_on(self, progress: Progress) -> None:
         is_last = not progress.starts and self._run.is_done and self._error is None
-        for index, values in enumerate(progress.answers, 1):
-            self._answer(values, final=is_last and index == len(progress.answers))
+        for index, answer in enumerate(progress.answers, 1):
+            self._answer(answer, final=is_last and index == len(progress.answers))
         for task in progress.starts:
             if self._error is None:
                 self._start(task)
@@ -142,12 +144,12 @@ class Trip:
         for model in models.values():
             model.release()
 
-    def _answer(self, values: dict[str, Any], final: bool) -> None:
+    def _answer(self, answer: Answer, final: bool) -> None:
         owner, request = self._owner, self.request
         if request.cancelled:
             return
         outputs = []
-        for name, value in values.items():
+        for name, value in answer.values.items():
             if value is not None:  # else the step left it out
                 tensor, batch_size = value
                 shape = between_steps(tensor.shape, batch_size, owner.outputs[name].dims, self._batching)
@@ -160,7 +162,9 @@ class Trip:
         if final:
             self._has_ended = True
             self._part()
-        owner.answered(self, Response(request, owner.version, outputs, parameters=parameters, final=final))
+        response = Response(request, owner.version, outputs, parameters=parameters, final=final)
+        response.receipt = answer.receipt
+        owner.answered(self, response)
 
     # -- steps
 
@@ -180,6 +184,8 @@ class Trip:
             priority=trip.priority,
             timeout_us=trip.timeout_us,
         )
+        if trip.placements is not None:
+            request.placements = self._placements(step, trip.placements)
         request.on_executed = self._on_executed
         request.callers = trip.callers
         if trip.trace is not None:
@@ -205,6 +211,15 @@ class Trip:
                 inputs.append(Tensor(name, tensor.datatype, shape, tensor.data))
         return inputs
 
+    def _placements(self, step: Step, places: Mapping[str, Slice]) -> dict[str, Slice] | None:
+        """Where the client wants what a step makes for it alone: steps must not read what a client can change."""
+        placements = {
+            name: places[tensor]
+            for name, tensor in step.outputs.items()
+            if tensor in places and self._run.is_only_answered(tensor)
+        }
+        return placements or None
+
     def _on_response(self, task: Task, step: Step, response: Response) -> None:
         if response.final:
             self._requests.pop(task, None)
@@ -222,7 +237,7 @@ class Trip:
                 for tensor in response.outputs
                 if tensor.name in step.outputs
             }
-        self._go_on(self._run.responded(task, values, response.final))
+        self._go_on(self._run.responded(task, values, response.final, response.receipt))
 
     def _models_batch(self, task: Task) -> bool:
         model = self._models.get(task.step)

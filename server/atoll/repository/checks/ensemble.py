@@ -65,3 +65,20 @@ def _check_graph(config: Any) -> None:
         raise invalid(
             f"ensemble tensor '{tensor}' is used in step {steps} of ensemble '{name}', but nothing produces it"
         )
+    _check_order(config)
+
+
+def _check_order(config: Any) -> None:
+    """No steps may wait for each other."""
+    made = {tensor.name for tensor in config.input}
+    left = list(config.ensemble_scheduling.step)
+    while ready := [step for step in left if made.issuperset(step.input_map.values())]:
+        made.update(tensor for step in ready for tensor in step.output_map.values())
+        left = [step for step in left if step not in ready]
+    outputs = [tensor.name for tensor in config.output if tensor.name not in made]
+    if outputs:
+        waiting = next(iter(sorted({tensor for step in left for tensor in step.input_map.values()} - made)))
+        raise invalid(
+            f"output '{outputs[0]}' for ensemble '{config.name}' is not written: at least one of its depending "
+            f"tensors, '{waiting}', is not connected"
+        )
