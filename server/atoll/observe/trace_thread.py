@@ -30,7 +30,7 @@ class TraceWriter(Protocol):
         """Be ready to write. Raises ServerError."""
 
     def write(self, traces: Sequence[Trace]) -> None:
-        """Raises OSError."""
+        """Raises OSError; others than that are faults of ours, or of the exporter."""
 
     def close(self) -> None:
         """Write what there is left. Raises OSError."""
@@ -71,16 +71,16 @@ class TraceThread:
             try:
                 self._writer.write(traces)
                 failing = False
-            except OSError as error:
+            except Exception as error:  # of whatever kind: the traces to come may be written
                 if not failing:
-                    _log.error(f"failed to write traces: {error}")
+                    _log.error(f"failed to write traces: {error!r}")
                 failing = True
             if over:
                 break
         try:
             self._writer.close()
-        except OSError as error:
-            _log.error(f"failed to write traces: {error}")
+        except Exception as error:
+            _log.error(f"failed to write traces: {error!r}")
 
     def _gather(self, first: Trace) -> tuple[list[Trace], bool]:
         """What has come since, and whether that is all there will be."""

@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from atoll.errors import Code, ServerError
+from atoll.observe.trace_context import child_spans, new_spans, propagated_spans
 from atoll.observe.trace_file import FileWriter, Source
 from atoll.observe.trace_settings import TraceControl, TraceOptions, read_changes
+from atoll.observe.trace_spans import SpanWriter
 from atoll.observe.trace_thread import TraceThread, TraceWriter
 from atoll.trace import Trace
 
@@ -27,7 +29,8 @@ class Tracer:
         self._control = TraceControl(options)
         self._is_served = is_served
         self._numbers = itertools.count(1)
-        self._writer: TraceWriter = FileWriter(options.file)
+        self._makes_spans = options.mode == "opentelemetry"
+        self._writer: TraceWriter = SpanWriter(options.exporter) if self._makes_spans else FileWriter(options.file)
         self._thread: TraceThread | None = None
         self._started = False
 
@@ -73,16 +76,27 @@ class Tracer:
     # -- traces (atoll.trace.TraceSink)
 
     def sample(self, model: str, header: Header) -> Trace | None:
-        """The trace of a request of a client that has just come, if it is to be traced."""
+        """The trace of a request of a client that has just come, if it is to be traced.
+
+        Spans are also made of a request that comes with a span of its caller, whatever rate and count say.
+        """
         sampler = self._control.sampler(model)
-        if not sampler.take():
-            return None
         settings = sampler.settings
+        spans = None
+        if self._makes_spans and settings.is_on:
+            spans = propagated_spans(header("traceparent"), header("tracestate"))
+        if spans is None and not sampler.take():
+            return None
         source = Source(sampler, settings.level, settings.log_frequency, sampler.remaining == 0)
+        if self._makes_spans:
+            return Trace(self, next(self._numbers), source, spans=spans or new_spans())
         return Trace(self, next(self._numbers), source, with_tensors="TENSORS" in settings.level)
 
     def child_of(self, parent: Trace) -> Trace:
-        return Trace(self, next(self._numbers), parent.source, with_tensors=parent.with_tensors, parent=parent)
+        spans = None if parent.spans is None else child_spans(parent.spans, computing=parent.at_stub)
+        return Trace(
+            self, next(self._numbers), parent.source, with_tensors=parent.with_tensors, spans=spans, parent=parent
+        )
 
     def ended(self, trace: Trace) -> None:
         if self._thread is not None:
