@@ -54,6 +54,7 @@ BLS_DECOUPLED = Example("bls_decoupled", "bls_decoupled_sync", ("square_int32", 
 AUTO_COMPLETE = Example("auto_complete", "auto_complete", ("auto_complete",))
 CUSTOM_METRICS = Example("custom_metrics", "custom_metrics", ("custom_metrics",))
 RESCHEDULING = Example("rescheduling", "rescheduling", ("rescheduling",), grpc=True)
+ENSEMBLE = Example("ensemble", "ensemble", ("word_counts", "sentiment", "review"))
 SEQUENCE = Example("sequence", "sequence", ("sequence",))
 PREPROCESSING = Example("preprocessing", "preprocessing", ("preprocessing",))
 
@@ -67,6 +68,7 @@ PLAIN = [
     CUSTOM_METRICS,
     RESCHEDULING,
     SEQUENCE,
+    ENSEMBLE,
     PREPROCESSING,
 ]
 
@@ -110,7 +112,7 @@ def test_client_passes_when_the_readme_is_followed(tmp_path: Path, example: Exam
 def test_examples_are_served_together_without_copying() -> None:
     first, *others = [example.path for example in PLAIN]
     with serve(first, *(f"--model-repository={path}" for path in others)) as server:
-        for example in (DECOUPLED, BLS_DECOUPLED, ASYNC):
+        for example in (DECOUPLED, BLS_DECOUPLED, ASYNC, ENSEMBLE):
             run_client(example, server)
 
 

@@ -259,6 +259,18 @@ def test_flat_and_ordinary_models_in_a_flat_folder(tmp_path: Path, write_model: 
     assert sorted(models(scan(tmp_path / "bls"))) == ["add", "sub", "unfinished"]
 
 
+def test_an_ensemble_in_a_flat_folder_is_its_configuration(tmp_path: Path) -> None:
+    write_flat(tmp_path / "one")
+    (tmp_path / "both").mkdir()
+    step = "step { model_name: 'one' input_map { key: 'X' value: 'X' } output_map { key: 'Y' value: 'Y' } }"
+    kinds = {"input": "X", "output": "Y"}
+    tensors = " ".join(f"{kind} {{ name: '{name}' data_type: TYPE_INT8 dims: [ 1 ] }}" for kind, name in kinds.items())
+    (tmp_path / "both" / "config.pbtxt").write_text(f"platform: 'ensemble' {tensors} ensemble_scheduling {{ {step} }}")
+    found = models(scan(tmp_path))
+    assert found["both"].error is None
+    assert found["both"].versions == {1: tmp_path / "both"}
+
+
 def test_a_model_with_versions_is_not_flat(tmp_path: Path, write_model: WriteModel) -> None:
     model = write_model(tmp_path / "m", "")
     (model / "model.py").touch()

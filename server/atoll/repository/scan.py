@@ -23,7 +23,7 @@ from atoll.repository import pbtxt
 from atoll.repository.config import Host, ModelConfig
 from atoll.repository.config_json import from_json
 from atoll.repository.names import is_plain_name
-from atoll.repository.normalize import MODEL_FILENAME
+from atoll.repository.normalize import ENSEMBLE, MODEL_FILENAME
 from atoll.repository.versions import select_versions, subdirectories, version_directories
 
 __all__ = ["Listed", "ModelSource", "Options", "list_models", "read_model"]
@@ -94,7 +94,7 @@ def list_models(repository: Path) -> list[Listed]:
     flat = [directory for directory in (repository, *directories) if _is_flat_model(directory)]
     found = [_list_flat(repository, repository)] if repository in flat else []
     for directory in directories:
-        if directory in flat:
+        if directory in flat or (flat and _is_flat_ensemble(directory)):
             found.append(_list_flat(directory, repository))
         elif not flat or _has_versions(directory) or (directory / _CONFIG_FILENAME).exists():
             found.append(Listed(directory.name, directory, repository))
@@ -166,6 +166,14 @@ def _config_path(directory: Path, config_name: str) -> Path | None:
 def _is_flat_model(directory: Path) -> bool:
     files = (directory / _CONFIG_FILENAME, directory / MODEL_FILENAME)
     return all(path.is_file() for path in files) and not _has_versions(directory)
+
+
+def _is_flat_ensemble(directory: Path) -> bool:
+    """Whether there is a configuration and nothing that it would need a version for."""
+    try:
+        return not _has_versions(directory) and bool(pbtxt.read(directory / _CONFIG_FILENAME).platform == ENSEMBLE)
+    except ServerError:
+        return False
 
 
 def _has_versions(directory: Path) -> bool:
