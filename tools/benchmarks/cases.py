@@ -134,6 +134,13 @@ def bls_hop(server: RunningServer, seconds: float) -> Iterator[Figure]:
             yield Figure(f"one BLS hop, {label}", "ms", hop_ns / 1e6)
 
 
+def ensemble(server: RunningServer, seconds: float) -> Iterator[Figure]:
+    value = _tensor(16 * MIB)
+    with BareIdentity(server.http_port, "identity_ensemble", "FP32", len(value), value.tobytes()) as connection:
+        duration_ms = median_ms(connection.exchange, seconds)
+    yield Figure("ensemble of three identities, 16 MiB", "ms", duration_ms)
+
+
 def stream(server: RunningServer, seconds: float) -> Iterator[Figure]:
     """Responses per second of a decoupled model: to a client, and to another model."""
     results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
@@ -179,6 +186,7 @@ SERVED: dict[str, Case] = {
     "strings": strings,
     "bls": bls_hop,
     "stream": stream,
+    "ensemble": ensemble,
 }
 """The cases that share one server."""
 

@@ -52,6 +52,7 @@ def bench_repository(folder: Path) -> Path:
     """The benchmarks' own models, and the example add_sub."""
     repository = folder / "models"
     shutil.copytree(MODELS, repository)
+    (repository / "identity_ensemble" / "1").mkdir()  # git keeps no empty folder
     _add_example(repository / "add_sub")
     return repository
 
