@@ -72,6 +72,7 @@ class Channel(asyncio.Protocol):
         self._frames = FrameReader()
         self._transport: asyncio.WriteTransport | None = None
         self._socket: socket.socket | None = None
+        self._unsent: list[bytes] = []
         self._aborted = False
         self._loop = asyncio.get_running_loop()
         self._known_chunks: set[int] = set()
@@ -126,8 +127,24 @@ class Channel(asyncio.Protocol):
         return self._transport is not None
 
     def send(self, message: Message) -> None:
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if self._unsent:
+            self._unsent.append(pack(message))
+            self._flush()
+        else:
             self._transport.write(pack(message))
+
+    def send_soon(self, message: Message) -> None:
+        """For a stub that is busy: together with what else is sent in this turn of the loop, in one system call."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(pack(message))
+
+    def _flush(self) -> None:
+        if self._unsent and self._transport is not None:
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
     def close(self) -> None:
         if self._transport is not None:

@@ -131,7 +131,8 @@ class Exchange:
                     None if request.trace is None else request.trace.for_stub(),
                 ]
             )
-        channel.send([Kind.EXECUTE, self._next_id, batch, channel.take_freed(), alone, placements])
+        send = channel.send if alone else channel.send_soon
+        send([Kind.EXECUTE, self._next_id, batch, channel.take_freed(), alone, placements])
 
     def cancel(self, request: Request) -> None:
         """Tell the stub that the client of a request has given up."""

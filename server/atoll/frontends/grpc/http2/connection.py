@@ -44,6 +44,7 @@ from atoll.frontends.grpc.http2.limits import (
     Allowance,
     PingPolicy,
 )
+from atoll.frontends.grpc.http2.outlet import Outlet
 from atoll.frontends.grpc.http2.reading import FrameReader
 from atoll.frontends.grpc.http2.receiving import OUR_SETTINGS, STREAM_WINDOW, Receiver
 from atoll.frontends.grpc.http2.sending import Sender
@@ -66,13 +67,12 @@ class Connection(asyncio.BufferedProtocol):
         self._open_call = open_call
         self._shared = frontend.receive_buffer
         self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet | None = None
         self._reader = FrameReader(self)
         self._blocks = BlockReader()
         self._last_stream_id = 0
         self._reset_here: dict[int, None] = {}
-        self.receiver = Receiver(self._say)
-        self._control: list[bytes] = []  # frames that go out together when all that came was looked at
-        self._is_reading = False
+        self.receiver = Receiver(self.write)
         self._resets = Allowance(burst=1000, per_s=100)
         self._controls = Allowance(burst=1000, per_s=200)
         options = frontend.options
@@ -90,13 +90,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self.sender.transport = self._transport
+        self._outlet = self.sender.outlet = Outlet(self._transport)  # type: ignore[arg-type]
         self._frontend.opened(self)
-        assert self._transport is not None
-        self._transport.write(OUR_SETTINGS)
+        self._outlet.write(OUR_SETTINGS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = self.sender.transport = None
+        self._transport = self._outlet = self.sender.outlet = None
         self._frontend.closed(self)
         self._abort_calls()
 
@@ -104,15 +103,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._shared
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._is_reading = True
         try:
             self._reader.feed(self._shared[:nbytes])
         except ConnectionFailure as failure:
             self._fail(failure)
-        self._is_reading = False
-        if self._control and self._transport is not None:
-            self._transport.write(b"".join(self._control))
-            self._control.clear()
 
     def eof_received(self) -> bool:
         return False
@@ -275,7 +269,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._pings.receive(self._heard_ns, bool(self.streams)):
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
         self._allow_control()
-        self._say(ping(payload, ack=True))
+        self.write(ping(payload, ack=True))
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -302,12 +296,6 @@ class Connection(asyncio.BufferedProtocol):
         if not stream_id & 1 or (stream_id > self._last_stream_id and not self._closing):
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which is idle")
 
-    def _say(self, frame: bytes) -> None:
-        if self._is_reading:
-            self._control.append(frame)
-        else:
-            self.write(frame)
-
     def _allow_control(self) -> None:
         if not self._controls.take(time.monotonic_ns()):
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "control frames without end")
@@ -315,8 +303,8 @@ class Connection(asyncio.BufferedProtocol):
     # -- for calls
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._outlet is not None:
+            self._outlet.write(data)
 
     def reset(self, stream_id: int, code: ErrorCode) -> None:
         """End a stream without an answer."""
@@ -365,16 +353,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def _end_if_done(self) -> None:
-        if self._closing and not self.streams and self._transport is not None:
-            self._transport.close()
+        if self._closing and not self.streams and self._outlet is not None:
+            self._outlet.close()
 
     def _fail(self, failure: ConnectionFailure) -> None:
-        self._control.clear()
         self._closing = True
         self.write(goaway(self._last_stream_id, failure.code, failure.reason))
         self._abort_calls()
-        if self._transport is not None:
-            self._transport.close()
+        if self._outlet is not None:
+            self._outlet.close()
 
     def _abort_calls(self) -> None:
         streams, self.streams = list(self.streams.values()), {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 from atoll.frontends.grpc.http2.frames import (
@@ -15,6 +14,7 @@ from atoll.frontends.grpc.http2.frames import (
     Setting,
     head,
 )
+from atoll.frontends.grpc.http2.outlet import Outlet
 from atoll.frontends.grpc.http2.streams import Stream
 from atoll.frontends.grpc.http2.windows import SendWindow
 
@@ -34,7 +34,7 @@ class Sender:
 
     def __init__(self, on_data: Callable[[], None], on_end: Callable[[Stream], None]) -> None:
         """``on_data`` is called when something of an answer was sent, ``on_end`` when all of it was."""
-        self.transport: asyncio.WriteTransport | None = None
+        self.outlet: Outlet | None = None
         self.window = SendWindow(_DEFAULT_WINDOW)
         self.initial_window = _DEFAULT_WINDOW
         self.max_frame_nbytes = _DEFAULT_FRAME_NBYTES
@@ -108,13 +108,13 @@ class Sender:
             or nbytes > self.window.left
             or self.is_paused
             or stream.outbox
-            or self.transport is None
+            or self.outlet is None
         ):
             return False
         stream.send_window.left -= nbytes
         self.window.left -= nbytes
         number = stream.id
-        self.transport.write(
+        self.outlet.write(
             b"".join(
                 (
                     head(len(block), FrameType.HEADERS, END_HEADERS, number),
@@ -137,7 +137,7 @@ class Sender:
 
     def pump(self, stream: Stream) -> None:
         """Send what may be sent of a stream, its trailers too when nothing else waits."""
-        if self.transport is None:
+        if self.outlet is None:
             return
         outbox = stream.outbox
         out: list[Buffer] = []
@@ -174,10 +174,10 @@ class Sender:
                 stream.call.drained()
 
     def _write(self, out: list[Buffer], nbytes: int) -> None:
-        if not out or self.transport is None:
+        if not out or self.outlet is None:
             return
         if nbytes < _JOIN_NBYTES:
-            self.transport.write(b"".join(out))
+            self.outlet.write(b"".join(out))
         else:
-            self.transport.writelines(out)
+            self.outlet.write_large(out)
         self._on_data()
