@@ -229,9 +229,9 @@ from atoll_protos import messages
 from tritonclient.grpc import service_pb2
 ours = messages.ModelInferRequest(model_name="m", raw_input_contents=[b"x"])
 assert service_pb2.ModelInferRequest.FromString(ours.SerializeToString()).model_name == "m"
-from atoll.frontends.grpc.codec import parse_request
-message, raw = parse_request(ours.SerializeToString())
-assert (message.model_name, bytes(raw[0])) == ("m", b"x")
+from atoll.frontends.grpc.incoming import RequestReader
+incoming = RequestReader().read(ours.SerializeToString())
+assert (incoming.model_name, incoming.id) == ("m", "")
 """
     monkeypatch.setenv("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", protobuf)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

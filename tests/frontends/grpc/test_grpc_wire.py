@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from atoll.frontends.grpc.wire import cut_raw_inputs, field_header
+from atoll.frontends.grpc.wire import cut_request, field_header
 from atoll_protos import messages
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,24 +14,29 @@ from hypothesis import strategies as st
 def test_raw_inputs_are_cut_out(contents: list[bytes], name: str) -> None:
     message = messages.ModelInferRequest(model_name=name, id="x", raw_input_contents=contents)
     message.inputs.add(name="IN", shape=[1, 2])
-    head, raw = cut_raw_inputs(message.SerializeToString())
-    assert [bytes(view) for view in raw] == contents
+    cut = cut_request(message.SerializeToString())
+    assert cut is not None
+    head, request_id, raw = cut
+    assert ([bytes(view) for view in raw], request_id) == (contents, b"x")
     del message.raw_input_contents[:]
+    message.ClearField("id")
     assert messages.ModelInferRequest.FromString(bytes(head)) == message
 
 
 def test_fields_behind_raw_inputs_are_kept() -> None:
     before = messages.ModelInferRequest(model_name="a", raw_input_contents=[b"1"])
-    behind = messages.ModelInferRequest(id="b", raw_input_contents=[b"2"])
-    head, raw = cut_raw_inputs(before.SerializeToString() + behind.SerializeToString())
-    assert [bytes(view) for view in raw] == [b"1", b"2"]
-    assert messages.ModelInferRequest.FromString(bytes(head)) == messages.ModelInferRequest(model_name="a", id="b")
+    behind = messages.ModelInferRequest(id="b", model_version="3", raw_input_contents=[b"2"])
+    cut = cut_request(before.SerializeToString() + behind.SerializeToString())
+    assert cut is not None
+    head, request_id, raw = cut
+    assert ([bytes(view) for view in raw], request_id) == ([b"1", b"2"], b"b")
+    assert messages.ModelInferRequest.FromString(head) == messages.ModelInferRequest(model_name="a", model_version="3")
 
 
 @given(st.binary(max_size=64))
 def test_arbitrary_bytes_do_no_harm(body: bytes) -> None:
-    head, raw = cut_raw_inputs(body)
-    assert len(head) + sum(len(view) for view in raw) <= len(body)
+    cut = cut_request(body)
+    assert cut is None or len(cut[0]) + len(cut[1]) + sum(len(view) for view in cut[2]) <= len(body)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def test_arbitrary_bytes_do_no_harm(body: bytes) -> None:
     ],
 )
 def test_the_unusual_is_left_whole(body: bytes) -> None:
-    assert cut_raw_inputs(body) == (body, ())
+    assert cut_request(body) is None
 
 
 @pytest.mark.spec("server:139")
@@ -54,3 +59,15 @@ def test_the_unusual_is_left_whole(body: bytes) -> None:
 def test_field_header(size: int) -> None:
     body = field_header(6 << 3 | 2, size) + bytes(size)
     assert messages.ModelInferResponse.FromString(body).raw_output_contents == [bytes(size)]
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_requests_that_differ_in_id_and_data_have_the_same_rest(one: str, other: str) -> None:
+    rests = []
+    for request_id, data in ((one, b"1"), (other, b"2")):
+        message = messages.ModelInferRequest(model_name="m", id=request_id, raw_input_contents=[data])
+        message.inputs.add(name="IN", shape=[1])
+        cut = cut_request(message.SerializeToString())
+        assert cut is not None
+        rests.append(cut[0])
+    assert rests[0] == rests[1]

@@ -11,17 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 from atoll_ipc.dtypes import BY_NAME
-from atoll_protos import messages
 from google.protobuf.message import DecodeError
 
 from atoll.core.regions import Regions, RegionSpan
 from atoll.errors import Code, ServerError
 from atoll.frontends.grpc.contents import pack_contents
 from atoll.frontends.grpc.reply import Reply
-from atoll.frontends.grpc.wire import Buffer, Take, cut_raw_inputs
+from atoll.frontends.grpc.wire import Buffer
 from atoll.inference import SEQUENCE_END, SEQUENCE_START, Parameter, Request, Response, Tensor, TensorData
 
-__all__ = ["decode_request", "parse", "parse_request"]
+__all__ = ["decode_request", "parse"]
 
 _MAX_UINT64 = (1 << 64) - 1
 _EMPTY_FINAL = "triton_enable_empty_final_response"
@@ -36,19 +35,12 @@ def parse(kind: Any, body: Buffer) -> Any:
         raise ServerError(Code.INVALID_ARG, f"failed to parse the request message: {error}") from None
 
 
-def parse_request(body: Buffer, take: Take | None = None) -> tuple[Any, Any]:
-    """The ``ModelInferRequest`` in ``body``, and its raw input contents."""
-    head, raw = cut_raw_inputs(body, take)
-    message = parse(messages.ModelInferRequest, bytes(head))
-    return message, raw or message.raw_input_contents
-
-
 def decode_request(
-    message: Any, raw: Any, reply: Reply, respond: Callable[[Response], None], regions: Regions
+    message: Any, raw: Any, request_id: str, reply: Reply, respond: Callable[[Response], None], regions: Regions
 ) -> Request:
     """The request that the client means, to the version that ``reply`` names. Fills ``reply``."""
     # The version by number also where the client left it open: a reload must not send a cancellation elsewhere.
-    request = Request(message.model_name, [], respond, model_version=reply.model.version, id=message.id)
+    request = Request(message.model_name, [], respond, model_version=reply.model.version, id=request_id)
     if message.parameters:
         _decode_parameters(message.parameters, request, reply)
     request.inputs = _decode_inputs(message, raw, regions)

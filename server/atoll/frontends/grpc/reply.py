@@ -6,6 +6,7 @@ See also: ``codec`` for requests, ``wire`` for how raw contents are laid down.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from atoll_protos import messages
@@ -24,6 +25,17 @@ __all__ = ["MAX_MESSAGE_BYTES", "Reply", "refusal", "single_answer", "stream_ans
 MAX_MESSAGE_BYTES = 2**31 - 1
 
 _FINAL = "triton_final_response"
+_ID_TAG = 3 << 3 | 2  # ModelInferResponse.id
+
+
+def _final_field(final: bool) -> bytes:
+    message = messages.ModelInferResponse()
+    message.parameters[_FINAL].bool_param = final
+    field: bytes = message.SerializeToString()
+    return field
+
+
+_FINAL_FIELD = {final: _final_field(final) for final in (False, True)}
 
 
 class Reply:
@@ -83,16 +95,46 @@ def _without_data(response: Response, reply: Reply) -> Any:
 
 
 def _encode(response: Response, reply: Reply, final: bool | None) -> Parts:
-    message = messages.ModelInferResponse(
-        model_name=response.model_name, model_version=str(response.model_version), id=response.request.id
-    )
+    if reply.classes or reply.regions or response.parameters:
+        head, raw = _described(response, reply)
+    else:
+        description = tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in response.outputs])
+        head = _plain_head(response.model_name, response.model_version, description)
+        raw = []
+        for tensor in response.outputs:
+            raw += (field_header(RAW_OUTPUT_TAG, tensor.nbytes), tensor.buffer())
+    # Fields may come in any order: what differs from response to response is appended.
+    request_id = response.request.id.encode("utf-8", "replace")
+    if request_id:
+        head = b"".join((head, field_header(_ID_TAG, len(request_id)), request_id))
+    if final is not None:
+        head += _FINAL_FIELD[final]
+    parts = [head, *raw]
+    size = total_bytes(parts)
+    if size > MAX_MESSAGE_BYTES:
+        raise ServerError(
+            Code.INVALID_ARG,
+            f"Response has byte size {size} which exceeds gRPC's byte size limit {MAX_MESSAGE_BYTES}.",
+        )
+    return parts
+
+
+@functools.lru_cache(maxsize=512)
+def _plain_head(model_name: str, model_version: int, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    """What responses with outputs of the same names, types and shapes have in common."""
+    message = messages.ModelInferResponse(model_name=model_name, model_version=str(model_version))
+    for name, datatype, shape in outputs:
+        message.outputs.add(name=name, datatype=datatype, shape=shape)
+    head: bytes = message.SerializeToString()
+    return head
+
+
+def _described(response: Response, reply: Reply) -> tuple[bytes, Parts]:
+    """The same with classes, outputs in clients' memory, or parameters; and the raw contents."""
+    message = messages.ModelInferResponse(model_name=response.model_name, model_version=str(response.model_version))
     if response.parameters:
         _encode_parameters(message.parameters, response.parameters)
-    if final is not None:
-        message.parameters[_FINAL].bool_param = final
-
     raw: Parts = []
-    raw_bytes = 0
     for tensor in response.outputs:
         if tensor.name in reply.classes:
             tensor = _classified(tensor, reply)
@@ -100,21 +142,9 @@ def _encode(response: Response, reply: Reply, final: bool | None) -> Parts:
         if tensor.name in reply.regions:
             _tell_region(output.parameters, reply.regions[tensor.name], tensor.nbytes)
             raw.append(field_header(RAW_OUTPUT_TAG, 0))
-            raw_bytes += len(raw[-1])
-            continue
-        nbytes = tensor.nbytes
-        header = field_header(RAW_OUTPUT_TAG, nbytes)
-        raw += (header, tensor.buffer())
-        raw_bytes += len(header) + nbytes
-
-    head = message.SerializeToString()
-    size = len(head) + raw_bytes
-    if size > MAX_MESSAGE_BYTES:
-        raise ServerError(
-            Code.INVALID_ARG,
-            f"Response has byte size {size} which exceeds gRPC's byte size limit {MAX_MESSAGE_BYTES}.",
-        )
-    return [head, *raw]
+        else:
+            raw += (field_header(RAW_OUTPUT_TAG, tensor.nbytes), tensor.buffer())
+    return message.SerializeToString(), raw
 
 
 def _tell_region(target: Any, span: RegionSpan, nbytes: int) -> None:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atoll_ipc.memory import Block
 
 from atoll.errors import Code, ServerError
 from atoll.frontends.forwarding import compile_pattern, forward, matching
-from atoll.frontends.grpc.codec import decode_request, parse, parse_request
+from atoll.frontends.grpc.codec import parse
 from atoll.frontends.grpc.control import CONTROL_RPCS, SERVICE, ControlRpc
+from atoll.frontends.grpc.incoming import Incoming, RequestReader
 from atoll.frontends.grpc.reply import Reply, single_answer
 from atoll.frontends.grpc.stream import InferStream
 from atoll.frontends.grpc.wire import Buffer, Parts, Take, first_raw_input
@@ -59,6 +60,7 @@ class InferenceService:
         self._restricted = restricted or {}
         self._forwarded = compile_pattern(forward_pattern)
         self._accepting = True
+        self.read = RequestReader().read
 
     def refuse_new_calls(self) -> None:
         """From now on every new call is told that the server shuts down."""
@@ -97,8 +99,8 @@ class InferenceService:
         memory by reference. The request that is returned is for ``server.cancel``, should the client go away.
         """
         self._admit("inference", headers)
-        message, raw = parse_request(body, take)
-        model = self.server.model(message.model_name, message.model_version)
+        incoming = self.read(body, take)
+        model = self.server.model(incoming.model_name, incoming.model_version)
         if model.decoupled:
             raise ServerError(
                 Code.UNSUPPORTED, "ModelInfer RPC doesn't support models with decoupled transaction policy"
@@ -114,7 +116,7 @@ class InferenceService:
                 # As data: its traceback would keep this frame, and so the tensors, in a cycle.
                 done(error.with_traceback(None))
 
-        return self.submit(message, raw, model, headers, respond, began_ns, when_sent)
+        return self.submit(incoming, model, headers, respond, began_ns, when_sent)
 
     def open_stream(
         self,
@@ -129,8 +131,7 @@ class InferenceService:
 
     def submit(
         self,
-        message: Any,
-        raw: Any,
+        incoming: Incoming,
         model: Model,
         headers: Headers,
         respond: Callable[[Reply, Response], None],
@@ -138,8 +139,8 @@ class InferenceService:
         when_sent: WhenSent,
     ) -> Request:
         """Hand a parsed request for ``model`` to the core. Raises when it is refused."""
-        reply = Reply(model, message.model_version)
-        request = decode_request(message, raw, reply, partial(respond, reply), self.server.regions)
+        reply = Reply(model, incoming.model_version)
+        request = incoming.decode(reply, partial(respond, reply), self.server.regions)
         if self._forwarded is not None:
             forward(matching(self._forwarded, headers()), request)
         if self.server.tracer.is_on:

@@ -19,7 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from atoll.errors import ServerError
-from atoll.frontends.grpc.codec import parse_request
 from atoll.frontends.grpc.reply import Reply, refusal, stream_answer
 from atoll.frontends.grpc.wire import Buffer, Parts, Take
 from atoll.frontends.tracing import WhenSent
@@ -70,18 +69,18 @@ class InferStream:
             return
         began_ns = self._service.now_if_traced()
         try:
-            message, raw = parse_request(body, take)
+            incoming = self._service.read(body, take)
         except ServerError as error:
             self.close(error)
             return
         try:
-            model = self._service.server.model(message.model_name, message.model_version)
+            model = self._service.server.model(incoming.model_name, incoming.model_version)
             turn = None if model.decoupled else _Turn()
             request = self._service.submit(
-                message, raw, model, self._headers, partial(self._respond, turn), began_ns, self._when_sent
+                incoming, model, self._headers, partial(self._respond, turn), began_ns, self._when_sent
             )
         except ServerError as error:
-            turn = _Turn(refusal(message.id, error))
+            turn = _Turn(refusal(incoming.id, error))
         else:
             self._outstanding.add(request)
         if turn is not None:

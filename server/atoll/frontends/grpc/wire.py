@@ -26,7 +26,7 @@ __all__ = [
     "RAW_OUTPUT_TAG",
     "STREAMED_RESPONSE_TAG",
     "Take",
-    "cut_raw_inputs",
+    "cut_request",
     "first_raw_input",
     "field_header",
     "total_bytes",
@@ -41,6 +41,7 @@ Take = Callable[[int, int], TensorData]
 """Gives the bytes at an offset of a message as tensor data, by reference; for a message in shared memory."""
 
 _LENGTH_DELIMITED = 2
+_ID_TAG = 3 << 3 | _LENGTH_DELIMITED  # ModelInferRequest.id
 _RAW_INPUT_TAG = 7 << 3 | _LENGTH_DELIMITED  # ModelInferRequest.raw_input_contents
 RAW_OUTPUT_TAG = 6 << 3 | _LENGTH_DELIMITED  # ModelInferResponse.raw_output_contents
 STREAMED_RESPONSE_TAG = 2 << 3 | _LENGTH_DELIMITED  # ModelStreamInferResponse.infer_response
@@ -48,53 +49,58 @@ STREAMED_RESPONSE_TAG = 2 << 3 | _LENGTH_DELIMITED  # ModelStreamInferResponse.i
 _MAX_RAW_INPUTS = 4096
 
 
-def cut_raw_inputs(body: Buffer, take: Take | None = None) -> tuple[Buffer, Sequence[TensorData]]:
-    """Split a serialized ModelInferRequest into what protobuf shall parse and its raw input contents.
+def cut_request(body: Buffer, take: Take | None = None) -> tuple[bytes, bytes, Sequence[TensorData]] | None:
+    """Split a serialized ModelInferRequest: what protobuf shall parse, the id, and the raw input contents.
 
-    These are views of ``body``, or what ``take`` gives for their offsets and lengths.
+    The first is the same for requests that differ in nothing but id and data. The contents are views of ``body``, or
+    what ``take`` gives for their offsets and lengths.
 
-    A body that holds anything unusual is left whole, for protobuf to read or refuse: unknown fields, lengths beyond
-    its end, or so many raw contents that the views would weigh more than the bytes.
+    None for a body without raw contents, and for one that holds anything unusual, which is for protobuf to read or
+    refuse: unknown fields, lengths beyond its end, or so many raw contents that the views would weigh more than they.
     """
     whole = memoryview(body)
     end = len(body)
     raw: list[TensorData] = []
     rest: list[memoryview] = []
+    request_id = b""
     position = kept = 0
     while position < end:
         start = position
         tag = body[start]
         position += 1
         if tag > 0x7F or tag & 7 != _LENGTH_DELIMITED or position == end:
-            return body, ()
+            return None
         length = body[position]
         position += 1
         if length > 0x7F:
             length &= 0x7F
             for shift in (7, 14, 21, 28):
                 if position == end:
-                    return body, ()
+                    return None
                 byte = body[position]
                 position += 1
                 length |= (byte & 0x7F) << shift
                 if byte <= 0x7F:
                     break
             else:
-                return body, ()
+                return None
         content = position
         position += length
         if position > end or len(raw) == _MAX_RAW_INPUTS:
-            return body, ()
-        if tag == _RAW_INPUT_TAG:
-            raw.append(whole[content:position] if take is None else take(content, length))
+            return None
+        if tag in (_RAW_INPUT_TAG, _ID_TAG):
+            if tag == _ID_TAG:
+                request_id = bytes(whole[content:position])
+            else:
+                raw.append(whole[content:position] if take is None else take(content, length))
             if kept < start:
                 rest.append(whole[kept:start])
             kept = position
     if not raw:
-        return body, ()
+        return None
     if kept < end:
         rest.append(whole[kept:])
-    return b"".join(rest), raw
+    return b"".join(rest), request_id, raw
 
 
 def first_raw_input(beginning: Buffer) -> tuple[str, str, int] | None:
