@@ -17,9 +17,9 @@ from atoll.core.ensemble_plan import Plan, Step
 from atoll.core.instance_settings import initialize_args
 from atoll.core.model import Model, ModelHost
 from atoll.core.python_model import PythonModel
+from atoll.environments.interpreter import Interpreter
 from atoll.errors import Code, ServerError
 from atoll.instances.auto_complete import auto_complete
-from atoll.instances.warm_parent import WarmParent
 from atoll.observe.log import model_output
 from atoll.repository.backends import Backends
 from atoll.repository.changes import fingerprint
@@ -33,6 +33,7 @@ __all__ = ["ModelMaker"]
 _log = logging.getLogger(__name__)
 
 _ENVIRONMENT = "EXECUTION_ENV_PATH"
+_OWN_STUB = "triton_python_backend_stub"  # compiled for another Python, with the original
 _FORCE_CPU = "FORCE_CPU_ONLY_INPUT_TENSORS"
 
 
@@ -65,21 +66,28 @@ class ModelMaker:
     ) -> PythonModel:
         _check_parameters(config)
         path = source.versions[version].absolute()
-        warm_parent = await self._warm_parent(config, source.path.absolute(), path, backend)
-        completed = None
-        if self._asks_models:
-            check_stub_name(config.name)
-            completed = await auto_complete(
-                initialize_args(config, version, source.path, instance=None),
-                path,
-                config.default_model_filename,
-                backend,
-                warm_parent,
-                self._host.start_timeout_s,
-                partial(model_output, f"{config.name} auto-complete"),
-            )
-        config = config.complete(completed)
-        return PythonModel(config, version, path, source.path.absolute(), self._host, warm_parent, backend)
+        model_dir = source.path.absolute()
+        interpreter = await self._interpreter(config, model_dir, path, backend)
+        warm_parent = self._host.warm_parents.take(interpreter)
+        try:
+            completed = None
+            if self._asks_models:
+                check_stub_name(config.name)
+                completed = await auto_complete(
+                    initialize_args(config, version, source.path, instance=None),
+                    path,
+                    config.default_model_filename,
+                    backend,
+                    warm_parent,
+                    self._host.start_timeout_s,
+                    partial(model_output, f"{config.name} auto-complete"),
+                )
+            config = config.complete(completed)
+            return PythonModel(config, version, path, model_dir, self._host, warm_parent, backend)
+        except BaseException:
+            self._host.warm_parents.release(warm_parent)
+            self._host.environments.release(interpreter)
+            raise
 
     def _make_ensemble(self, config: ModelConfig, version: int, source: ModelSource) -> EnsembleModel:
         """Made for its steps' models as they are now."""
@@ -100,17 +108,18 @@ class ModelMaker:
         made_from = json.dumps([model.config, model.version, load]).encode()
         model.answer_from(self._host.response_cache, fingerprint(source.path, made_from))
 
-    async def _warm_parent(
+    async def _interpreter(
         self, config: ModelConfig, model_dir: Path, version_dir: Path, backend: Path | None
-    ) -> WarmParent:
-        """What forks the model's stubs: by its execution environment, or else the one that its backend brings."""
+    ) -> Interpreter:
+        """That of the model's execution environment, or else of the one that its backend brings."""
         value = config.parameters.get(_ENVIRONMENT, "")
         if not value and backend is not None:
             brought = backend.with_name(f"pb_exec_env_{backend.name}.tar.gz")
             value = str(brought) if brought.exists() else ""
         file = backend or version_dir / config.default_model_filename
-        interpreter = await self._host.environments.interpreter(value, model_dir, file)
-        return self._host.warm_parents.of(interpreter)
+        if (model_dir / _OWN_STUB).exists():
+            _log.warning(f"model '{config.name}': {_OWN_STUB} is not used; stubs are Python, for any version of it")
+        return await self._host.environments.interpreter(value, model_dir, file)
 
 
 def _check_parameters(config: ModelConfig) -> None:

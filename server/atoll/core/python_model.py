@@ -78,7 +78,7 @@ class PythonModel(Model):
             await self._set.start()
         except BaseException:
             self._scheduler.stop()
-            self._host.ended(self)
+            self._ended()
             raise
         finally:
             self.is_loading = False
@@ -90,8 +90,13 @@ class PythonModel(Model):
         for request in self._scheduler.stop():
             self._fail(request, ServerError(Code.UNAVAILABLE, f"Model '{self.name}' is being unloaded"))
         clean = await self._set.stop(timeout_s)
-        self._host.ended(self)
+        self._ended()
         return clean
+
+    def _ended(self) -> None:
+        self._host.ended(self)
+        self._host.warm_parents.release(self.warm_parent)
+        self._host.environments.release(self.warm_parent.interpreter)
 
     @property
     def is_resizable(self) -> bool:

@@ -127,7 +127,7 @@ class Server:
             self.metrics.registry.register(self.response_cache.collect)
             self._upkeep.trims.append(self.response_cache.trim)
         self.tracer.start()
-        self.warm_parents.of(OWN).start()
+        self.warm_parents.take(OWN).start()
         self._live = True
         self._upkeep.start()
         self.metrics.registry.register(self._upkeep.collect)

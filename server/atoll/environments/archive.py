@@ -8,6 +8,7 @@ against what the folder really looks like when a member is written: a link unpac
 from __future__ import annotations
 
 import contextlib
+import lzma
 import os
 import shutil
 import stat
@@ -23,20 +24,31 @@ from atoll.errors import Code, ServerError
 __all__ = ["unpack"]
 
 _ZSTANDARD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # at its start: at the end of a tar there may be a zip, too
+_UNREADABLE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    ValueError,  # names that no file can have
+    RuntimeError,  # an encrypted zip
+    NotImplementedError,  # a zip compressed in a way that Python does not know
+)
 _PERMISSIONS = 0o777  # no setuid, no setgid
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack into ``folder``, which is empty. Raises ServerError: not an archive, cut, not safe, no room."""
     try:
-        if zipfile.is_zipfile(archive):
+        if _begins_with(archive, *_ZIP_MAGICS):
             _unpack_zip(archive, folder)
         else:
             with _open_tar(archive) as tar:
                 for member in tar:
                     _unpack_member(tar, member, folder)
         _check_links(folder)
-    except (tarfile.ReadError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise _refused(archive, f"it is no archive that can be read, or it is cut short ({error})") from error
     except OSError as error:
         raise _refused(archive, f"{error.strerror or error}: {error.filename or folder}") from error
@@ -45,24 +57,26 @@ def unpack(archive: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def _open_tar(archive: Path) -> Iterator[tarfile.TarFile]:
     with open(archive, "rb") as file:
-        zstandard = file.read(4) == _ZSTANDARD_MAGIC
-        file.seek(0)
-        if zstandard:
-            with tarfile.open(fileobj=_decompressed(archive, file), mode="r|") as tar:
-                yield tar
-        else:
+        if not _begins_with(archive, _ZSTANDARD_MAGIC):
             with tarfile.open(fileobj=file, mode="r:*") as tar:
                 yield tar
+            return
+        try:
+            import zstandard
+        except ImportError:
+            reason = "it is compressed with zstandard, for which the server needs a package: pip install 'atoll[env]'"
+            raise _refused(archive, reason) from None
+        try:
+            content = cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+            with tarfile.open(fileobj=content, mode="r|") as tar:
+                yield tar
+        except zstandard.ZstdError as error:
+            raise tarfile.ReadError(str(error)) from error
 
 
-def _decompressed(archive: Path, file: IO[bytes]) -> IO[bytes]:
-    try:
-        import zstandard
-    except ImportError:
-        raise _refused(
-            archive, "it is compressed with zstandard, for which the server needs a package: pip install 'atoll[env]'"
-        ) from None
-    return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(file))
+def _begins_with(archive: Path, *magics: bytes) -> bool:
+    with open(archive, "rb") as file:
+        return file.read(4) in magics
 
 
 def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
@@ -93,10 +107,12 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
         for member in opened.infolist():
             path = _path_of(member.filename, folder)
             mode = member.external_attr >> 16
-            if member.is_dir():
+            if path == folder or member.is_dir():
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or path.exists():
+                path.unlink()
             if stat.S_ISLNK(mode):
                 target = opened.read(member).decode()
                 _check_inside(Path(os.path.realpath(path.parent / target)), folder, member.filename)
@@ -119,7 +135,8 @@ def _path_of(name: str, folder: Path) -> Path:
     if ".." in Path(name).parts:
         raise _unsafe(name, "Path contains '..'")
     path = folder / name
-    _check_inside(Path(os.path.realpath(path.parent)), folder, name)
+    if path != folder:
+        _check_inside(Path(os.path.realpath(path.parent)), folder, name)
     return path
 
 

@@ -18,7 +18,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,7 +30,9 @@ __all__ = ["CachedEnvironment", "EnvironmentCache", "default_directory"]
 
 
 def default_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "atoll" / "environments"
+    home = os.path.expanduser("~")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("/" if home == "~" else home, ".cache")
+    return Path(cache) / "atoll" / "environments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,12 @@ class EnvironmentCache:
 
     def __init__(self, directory: Path, max_nbytes: int) -> None:
         """``max_nbytes`` 0 means that nothing is ever removed to make room."""
-        self.directory = directory
+        self.directory = directory.absolute()
         self._max_nbytes = max_nbytes
-        self._uses: dict[str, IO[bytes]] = {}
+        self._uses: defaultdict[str, list[IO[bytes]]] = defaultdict(list)
 
     def obtain(self, key: str, source: str, make: Callable[[Path], None]) -> Path:
-        """The environment's folder, made now where it is not there yet; it stays until :meth:`close`.
+        """The environment's folder, made now where it is not there yet; it stays until :meth:`release`.
 
         ``make`` fills an empty folder at its final place: environments know where they are. Blocks while another
         process makes the same one. Raises ServerError.
@@ -61,14 +64,16 @@ class EnvironmentCache:
         path = self.directory / key
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            about = self._about(key)
             while True:
-                self._use(key)
-                about = self._about(key)
+                use = self._locked(key, fcntl.LOCK_SH)
                 if about.exists():
                     os.utime(about)
+                    self._uses[key].append(use)
                     return path
-                self._end_use(key)
-                with self._locked(key):
+                use.close()
+                with self._locked(key, fcntl.LOCK_EX) as lock:
+                    os.set_inheritable(lock.fileno(), True)  # an installer that outlives a killed server still has it
                     if not about.exists():
                         self._make(key, source, make)
         except OSError as error:
@@ -79,11 +84,15 @@ class EnvironmentCache:
                 f"{place} (--backend-config=python,env-cache-directory=… names another place)",
             ) from error
 
+    def release(self, path: Path) -> None:
+        """One of those who obtained this folder uses it no longer."""
+        self._uses[path.name].pop().close()
+
     def environments(self) -> list[CachedEnvironment]:
         """Those that are complete, the one that was used last first."""
         found = []
         for about in self.directory.glob("*.json"):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, KeyError):
                 content = json.loads(about.read_text())
                 path = self.directory / about.stem
                 used = about.stat().st_mtime
@@ -92,6 +101,9 @@ class EnvironmentCache:
 
     def prune(self, max_nbytes: int) -> list[CachedEnvironment]:
         """Remove what no server uses until at most ``max_nbytes`` are left; returns what was removed."""
+        for lock in self.directory.glob("*.lock"):
+            if (self.directory / lock.stem).exists() and not self._about(lock.stem).exists():
+                self._remove(lock.stem)  # half-made, by one that was killed
         known = self.environments()
         total = sum(environment.nbytes for environment in known)
         removed = []
@@ -105,22 +117,24 @@ class EnvironmentCache:
 
     def close(self) -> None:
         """This server uses none of them any more."""
-        for key in list(self._uses):
-            self._end_use(key)
+        for uses in self._uses.values():
+            for use in uses:
+                use.close()
+        self._uses.clear()
 
     def _make(self, key: str, source: str, make: Callable[[Path], None]) -> None:
         path = self.directory / key
         shutil.rmtree(path, ignore_errors=True)  # half-made, by one that was killed
         path.mkdir()
+        draft = self.directory / f"{key}.draft"
         try:
             make(path)
+            draft.write_text(json.dumps({"source": source, "nbytes": _size(path)}))
+            draft.rename(self._about(key))
         except BaseException:
+            draft.unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
             raise
-        nbytes = _size(path)
-        draft = self.directory / f"{key}.json.{os.getpid()}"
-        draft.write_text(json.dumps({"source": source, "nbytes": nbytes}))
-        draft.rename(self._about(key))
         if self._max_nbytes:
             self._make_room(key)
 
@@ -150,20 +164,11 @@ class EnvironmentCache:
         """Lock files stay: to remove one that somebody waits for would let two in."""
         return self.directory / f"{key}.lock"
 
-    @contextlib.contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        with open(self._lock_path(key), "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _use(self, key: str) -> None:
-        if key not in self._uses:
-            lock = open(self._lock_path(key), "ab")  # noqa: SIM115 - held as long as the server uses it
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            self._uses[key] = lock
-
-    def _end_use(self, key: str) -> None:
-        self._uses.pop(key).close()
+    def _locked(self, key: str, how: int) -> IO[bytes]:
+        """The lock is held until the file is closed; each file has a lock of its own, also within one process."""
+        lock = open(self._lock_path(key), "ab")  # noqa: SIM115
+        fcntl.flock(lock, how)
+        return lock
 
 
 def _size(path: Path) -> int:

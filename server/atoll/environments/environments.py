@@ -7,7 +7,9 @@ import hashlib
 import logging
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from atoll.environments.archive import unpack
 from atoll.environments.cache import EnvironmentCache
@@ -24,18 +26,18 @@ _READ_NBYTES = 1 << 20
 
 
 class Environments:
-    """Those of one server. All but :meth:`interpreter` may block and is called in threads."""
+    """Those of one server. :meth:`prepare` blocks; :meth:`interpreter` has it done in a thread."""
 
     def __init__(self, cache: EnvironmentCache) -> None:
         self._cache = cache
-        self._probed: dict[Interpreter, tuple[int, str]] = {}
+        self._probed: dict[Interpreter, str] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def interpreter(self, value: str, model_dir: Path, model_file: Path) -> Interpreter:
         """The interpreter for a model with this ``EXECUTION_ENV_PATH``, or "" where it has none. Raises ServerError.
 
-        A model without one may still carry requirements in its file (PEP 723).
+        A model without one may still carry requirements in its file (PEP 723). To be given to :meth:`release`.
         """
         place = locate(value, model_dir) if value else model_file
         async with self._turns.setdefault(str(place), asyncio.Lock()):
@@ -43,68 +45,82 @@ class Environments:
 
     def prepare(self, place: Path, is_model_file: bool = False) -> Interpreter:
         """The same for a path, in the calling thread."""
-        if is_model_file:
-            requirements = read_requirements(place) if place.is_file() else None
-            if requirements is None:
-                return OWN
-            folder = self._installed(requirements)
-        elif place.is_dir():
-            folder = place
-        elif place.suffix in (".txt", ".py"):
+        if place.suffix in (".txt", ".py") and place.is_file():
             requirements = read_requirements(place)
+            if requirements is None and is_model_file:
+                return OWN
             if requirements is None:
                 raise ServerError(
                     Code.INVALID_ARG, f"the execution environment of {place} cannot be made: it has no PEP 723 block"
                 )
-            folder = self._installed(requirements)
+            interpreter = self._installed(requirements)
+        elif is_model_file:
+            return OWN
+        elif place.is_dir():
+            interpreter = self._found(place)
         else:
-            folder = self._unpacked(place)
+            interpreter = self._unpacked(place)
         _log.info(f"Using Python execution env {place}")
-        return self._checked(folder)
+        return interpreter
+
+    def release(self, interpreter: Interpreter) -> None:
+        """A model uses it no longer: what was made for it may go when there is no room."""
+        if interpreter.prefix is not None and Path(interpreter.prefix).parent == self._cache.directory:
+            self._cache.release(Path(interpreter.prefix))
 
     def close(self) -> None:
         self._cache.close()
 
-    def _installed(self, requirements: Requirements) -> Path:
+    def _installed(self, requirements: Requirements) -> Interpreter:
         def make(folder: Path) -> None:
             _log.info(f"Installing Python execution env {requirements.source}")
             install(requirements, folder)
 
-        return self._cache.obtain(requirements.key, str(requirements.source), make)
+        return self._cached(requirements.key, requirements.source, make)
 
-    def _unpacked(self, archive: Path) -> Path:
+    def _unpacked(self, archive: Path) -> Interpreter:
         def make(folder: Path) -> None:
             _log.info(f"Extracting Python execution env {archive}")
             unpack(archive, folder)
             _run_conda_unpack(archive, folder)
 
-        return self._cache.obtain(self._digest(archive), str(archive), make)
+        return self._cached(self._digest(archive), archive, make)
+
+    def _cached(self, key: str, source: Path, make: Callable[[Path], None]) -> Interpreter:
+        folder = self._cache.obtain(key, str(source), make)
+        try:
+            return self._found(folder)
+        except BaseException:
+            self._cache.release(folder)
+            raise
 
     def _digest(self, archive: Path) -> str:
         """Of the archive's content; computed anew when its time or size changed."""
-        about = archive.stat()
-        known = (str(archive), about.st_mtime_ns, about.st_size)
-        if known not in self._digests:
-            digest = hashlib.sha256()
-            with open(archive, "rb") as file:
-                while data := file.read(_READ_NBYTES):
-                    digest.update(data)
-            self._digests[known] = digest.hexdigest()
-        return self._digests[known]
+        try:
+            about = archive.stat()
+            known = (str(archive), about.st_mtime_ns, about.st_size)
+            if known not in self._digests:
+                digest = hashlib.sha256()
+                with open(archive, "rb") as file:
+                    while data := file.read(_READ_NBYTES):
+                        digest.update(data)
+                self._digests[known] = digest.hexdigest()
+            return self._digests[known]
+        except OSError as error:
+            text = f"the execution environment {archive} cannot be read: {error.strerror}"
+            raise ServerError(Code.INVALID_ARG, text) from error
 
-    def _checked(self, folder: Path) -> Interpreter:
+    def _found(self, folder: Path) -> Interpreter:
         if not any((folder / name).exists() for name in ("bin/activate", "pyvenv.cfg", "conda-meta")):
             raise ServerError(
                 Code.INVALID_ARG,
                 f"Path {folder}/bin/activate does not exist. The Python environment should contain an 'activate' "
                 "script.",
             )
-        interpreter = Interpreter(str(folder / "bin" / "python"), str(folder))
-        changed_ns = _changed_ns(folder)
-        if self._probed.get(interpreter, (0, ""))[0] != changed_ns:
-            found = probe(interpreter)
-            _log.info(f"execution environment {folder}: {found}")
-            self._probed[interpreter] = (changed_ns, found)
+        interpreter = Interpreter(str(folder / "bin" / "python"), str(folder), _changed_ns(folder))
+        if interpreter not in self._probed:
+            self._probed[interpreter] = probe(interpreter)
+            _log.info(f"execution environment {folder}: {self._probed[interpreter]}")
         return interpreter
 
 
@@ -112,8 +128,7 @@ def locate(value: str, model_dir: Path) -> Path:
     """The file or folder that ``EXECUTION_ENV_PATH`` names; relative paths are within the model's directory."""
     if value.startswith(_MODEL_DIRECTORY):
         path = model_dir / value[len(_MODEL_DIRECTORY) :].lstrip("/")
-        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(model_dir))
-        if not inside:
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(model_dir)):
             raise ServerError(Code.INVALID_ARG, f"EXECUTION_ENV_PATH {value} leads out of the model's directory")
     else:
         path = model_dir / value  # an absolute one stays what it is
@@ -134,10 +149,20 @@ def _run_conda_unpack(archive: Path, folder: Path) -> None:
     script = folder / "bin" / "conda-unpack"
     if not script.exists():
         return
-    python = Interpreter(str(folder / "bin" / "python"), str(folder))
-    ended = subprocess.run(
-        [python.python, str(script)], env=python.variables(), stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    interpreter = Interpreter(str(folder / "bin" / "python"), str(folder))
+    try:
+        ended = subprocess.run(
+            [interpreter.python, str(script)],
+            env=interpreter.variables(),
+            close_fds=False,  # for the lock of the folder
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+    except OSError:
+        probe(interpreter)  # says why
+        raise
     if ended.returncode != 0:
         raise ServerError(
             Code.INVALID_ARG,

@@ -21,7 +21,9 @@ __all__ = ["Interpreter", "OWN", "probe"]
 _OLDEST = (3, 8)
 _PROBE_TIMEOUT_S = 120
 _PROBE = """
-import json, platform, sys
+import sys
+sys.path[:] = filter(None, sys.path)
+import json, platform
 found = {"version": list(sys.version_info[:3]), "implementation": platform.python_implementation(),
          "libc": " ".join(platform.libc_ver())}
 try:
@@ -35,10 +37,14 @@ print(json.dumps(found))
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """``python`` is the path of the executable; ``prefix`` the environment's folder, None for the server's own."""
+    """``python`` is the path of the executable; ``prefix`` the environment's folder, None for the server's own.
+
+    ``changed_ns`` differs after packages came or went: processes that were started before know nothing of these.
+    """
 
     python: str
     prefix: str | None = None
+    changed_ns: int = 0
 
     def variables(self) -> dict[str, str]:
         """The environment variables of a process under it: the server's, and those that activate the environment.
@@ -79,7 +85,6 @@ def probe(interpreter: Interpreter) -> str:
             text=True,
             errors="replace",
             timeout=_PROBE_TIMEOUT_S,
-            cwd="/",
         )
     except subprocess.TimeoutExpired:
         raise _unfit(place, f"its Python did not answer within {_PROBE_TIMEOUT_S} s") from None
@@ -91,7 +96,10 @@ def probe(interpreter: Interpreter) -> str:
     if ended.returncode != 0:
         last = ended.stderr.strip().splitlines()[-1:] or [f"exit status {ended.returncode}"]
         raise _unfit(place, f"its Python fails: {last[0]}")
-    found = json.loads(ended.stdout.splitlines()[-1])
+    try:
+        found = json.loads(ended.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise _unfit(place, f"its Python does not behave as one: {ended.stdout.strip()[-200:]!r}") from None
     version = ".".join(map(str, found["version"]))
     if found["implementation"] != "CPython":
         raise _unfit(place, f"its Python is {found['implementation']} {version}; stubs need CPython")

@@ -19,19 +19,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from atoll.environments.pythons import VersionRange, find_python
 from atoll.errors import Code, ServerError
 
 __all__ = ["Requirements", "install", "read_requirements"]
 
 _BLOCK = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 _PYTHON_VERSION = ".python-version"
-_OTHER_FILE = re.compile(r"\s*(-r|-c|--requirement|--constraint)[ =]?\s*(?P<name>\S+)")
+_VERSION = re.compile(r"(?:cpython-|python-?)?(3(?:\.\d+){0,2})")
+_OTHER_FILE = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(?P<name>[^\s#]+)")
 _LAST_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What to install, as lines of a requirements file, and for which Python: ``3.13`` or an exact version, or ""."""
+    """What to install, as lines of a requirements file, and in which versions of Python: a specifier, "" for any."""
 
     source: Path
     lines: tuple[str, ...]
@@ -40,20 +42,15 @@ class Requirements:
     @property
     def key(self) -> str:
         """Of the environment that these make on this kind of machine."""
-        parts = [*self.lines, self.python or platform.python_version(), platform.machine(), platform.system()]
+        parts = [*self.lines, self.python, platform.python_version(), platform.machine(), platform.system()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def read_requirements(path: Path) -> Requirements | None:
     """From a requirements file or a ``.py`` file with a PEP 723 block; None for one without. Raises ServerError."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _refused(path, str(error)) from error
+    text = _read(path, path)
     if path.suffix != ".py":
-        version = path.with_name(_PYTHON_VERSION)
-        python = version.read_text().split()[0] if version.is_file() else ""
-        return Requirements(path, tuple(_lines(path, text)), python)
+        return Requirements(path, tuple(_lines(path, path, text, set())), _wanted_beside(path))
     match = _BLOCK.search(text)
     if match is None:
         return None
@@ -61,14 +58,37 @@ def read_requirements(path: Path) -> Requirements | None:
     return _from_block(path, content)
 
 
-def _lines(path: Path, text: str) -> Iterator[str]:
+def _read(path: Path, source: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")  # a model's file may be written in another encoding
+    except OSError as error:
+        raise _refused(source, f"{path} cannot be read: {error.strerror}") from error
+
+
+def _wanted_beside(path: Path) -> str:
+    version = path.with_name(_PYTHON_VERSION)
+    if not version.is_file():
+        return ""
+    lines = _read(version, path).split("\n")
+    words = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    match = _VERSION.fullmatch(words[0]) if words else None
+    if match is None:
+        raise _refused(path, f"{version} names no version of CPython such as 3.12")
+    number = match[1]
+    return f"=={number}" if number.count(".") == 2 else f"=={number}.*"
+
+
+def _lines(path: Path, source: Path, text: str, seen: set[Path]) -> Iterator[str]:
     """Of a file and of those that it refers to: what they say is part of the key."""
+    seen.add(path.resolve())
     for line in text.splitlines():
         yield line
         match = _OTHER_FILE.match(line)
-        other = path.parent / match["name"] if match is not None else path
-        if other != path and other.is_file():
-            yield from _lines(other, other.read_text())
+        if match is None:
+            continue
+        other = path.parent / match["name"]
+        if other.is_file() and other.resolve() not in seen:
+            yield from _lines(other, source, _read(other, source), seen)
 
 
 def _from_block(path: Path, content: str) -> Requirements:
@@ -80,20 +100,23 @@ def _from_block(path: Path, content: str) -> Requirements:
         block = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise _refused(path, f"its PEP 723 block is not TOML: {error}") from error
-    wanted = str(block.get("requires-python", ""))
-    match = re.search(r"(?:==|~=|>=)\s*(3\.\d+)", wanted)
-    return Requirements(path, tuple(block.get("dependencies", ())), match[1] if match else "")
+    wanted, lines = block.get("requires-python", ""), block.get("dependencies", [])
+    if not isinstance(wanted, str):
+        raise _refused(path, "requires-python of its PEP 723 block is not a text")
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise _refused(path, "dependencies of its PEP 723 block is not a list of texts")
+    return Requirements(path, tuple(lines), wanted)
 
 
 def install(requirements: Requirements, folder: Path) -> None:
     """Make an environment in ``folder``. Raises ServerError with the last lines of what the installer said."""
-    uv = shutil.which("uv")
-    python = _find_python(requirements, uv)
     source = requirements.source
+    uv = shutil.which("uv")
+    python = _python_for(requirements, uv is not None)
     wanted = requirements.lines if source.suffix == ".py" else ("--requirement", str(source))
     executable = str(folder / "bin" / "python")
     if uv is not None:
-        _run(source, [uv, "venv", "--quiet", "--allow-existing", "--python", python, str(folder)])
+        _run(source, [uv, "venv", "--quiet", "--no-project", "--allow-existing", "--python", python, str(folder)])
         _run(source, [uv, "pip", "install", "--quiet", "--python", executable, *wanted, "numpy"])
     else:
         _run(source, [python, "-m", "venv", str(folder)])
@@ -101,35 +124,18 @@ def install(requirements: Requirements, folder: Path) -> None:
         _run(source, [*pip, *wanted, "numpy"])
 
 
-def _find_python(requirements: Requirements, uv: str | None) -> str:
-    """The path of an interpreter of the wanted version, or for uv, which may find more, the version itself."""
-    wanted = requirements.python
-    if not wanted or platform.python_version().startswith(f"{wanted}."):
-        return sys.executable
-    minor = ".".join(wanted.split(".")[:2])
-    candidates = [shutil.which(f"python{minor}")]
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates += [str(path / "bin" / "python") for path in sorted(pyenv.glob(f"{wanted}*"), reverse=True)]
-    for candidate in candidates:
-        if candidate is not None and _is_version(candidate, wanted):
-            return candidate
-    if uv is not None:
-        return wanted
-    raise _refused(
-        requirements.source,
-        f"it wants Python {wanted}, which is not installed here; install it, or uv, which can get it",
-    )
-
-
-def _is_version(python: str, wanted: str) -> bool:
-    """A shim may be there and not run."""
+def _python_for(requirements: Requirements, has_uv: bool) -> str:
+    """The path of a fitting interpreter; for uv, which may know or get more, what to look for."""
     try:
-        ended = subprocess.run(
-            [python, "-c", "import platform; print(platform.python_version())"], capture_output=True, text=True
+        python = find_python(VersionRange(requirements.python))
+    except ValueError as error:
+        raise _refused(requirements.source, f"requires-python: {error}") from None
+    if python is None and not has_uv:
+        raise _refused(
+            requirements.source,
+            f"it wants Python {requirements.python}, which is not installed here; install it, or uv, which can get it",
         )
-    except OSError:
-        return False
-    return ended.returncode == 0 and f"{ended.stdout.strip()}.".startswith(f"{wanted}.")
+    return python or requirements.python
 
 
 def _run(source: Path, command: list[str]) -> None:
@@ -139,6 +145,7 @@ def _run(source: Path, command: list[str]) -> None:
         command,
         env=variables,
         cwd=source.parent,
+        close_fds=False,  # for the lock of the place that is being filled
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

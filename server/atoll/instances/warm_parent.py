@@ -32,7 +32,7 @@ _TITLE_ROOM = 512
 _BOOTSTRAP = """
 import os, sys
 roots, server, libraries = sys.argv[4].split("\\n"), sys.argv[5], sys.argv[6]
-sys.path[:] = [path for path in sys.path if path != server or path in roots]
+sys.path[:] = [path for path in sys.path if path and (path != server or path in roots)]
 sys.path += [root for root in roots if root not in sys.path]
 if libraries:
     os.environ["LD_LIBRARY_PATH"] = libraries

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import tempfile
-from collections.abc import Collection
+from collections import Counter
 from pathlib import Path
 
 from atoll.environments.interpreter import OWN, Interpreter
@@ -16,31 +17,38 @@ _STUB_PACKAGES = ("atoll_stub", "atoll_ipc", "triton_python_backend_utils", "c_p
 
 
 class WarmParents:
-    """Made when first asked for."""
+    """Made when first asked for. That of the server's own interpreter stays, others end with their last user."""
 
     def __init__(self) -> None:
         self._parents: dict[Interpreter, WarmParent] = {}
+        self._users: Counter[WarmParent] = Counter()
+        self._ending: set[asyncio.Task[None]] = set()
         self._kit: tempfile.TemporaryDirectory[str] | None = None
 
-    def of(self, interpreter: Interpreter) -> WarmParent:
+    def take(self, interpreter: Interpreter) -> WarmParent:
+        """What forks stubs under an interpreter; to be given back to :meth:`release` when these have ended."""
         parent = self._parents.get(interpreter)
         if parent is None:
             roots = () if interpreter is OWN else (self._stub_kit(),)
             parent = self._parents[interpreter] = WarmParent(interpreter, roots)
+        self._users[parent] += 1
         return parent
 
-    async def keep(self, used: Collection[WarmParent]) -> None:
-        """End those of environments that no model uses any more."""
-        for interpreter, parent in list(self._parents.items()):
-            if parent not in used and interpreter is not OWN:
-                del self._parents[interpreter]
-                await parent.stop()
+    def release(self, parent: WarmParent) -> None:
+        """One of those who took it has no stubs any more."""
+        self._users[parent] -= 1
+        if not self._users[parent] and parent.interpreter is not OWN:
+            del self._users[parent]
+            del self._parents[parent.interpreter]
+            task = asyncio.ensure_future(parent.stop())
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def stop(self) -> None:
         """End all of them; every stub must have ended before."""
-        for parent in self._parents.values():
-            await parent.stop()
+        await asyncio.gather(*self._ending, *(parent.stop() for parent in self._parents.values()))
         self._parents.clear()
+        self._users.clear()
         if self._kit is not None:
             self._kit.cleanup()
 
