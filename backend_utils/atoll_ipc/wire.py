@@ -81,7 +81,7 @@ class Kind:
     FORGET = 5  # [chunk id]: another owner's chunks that are gone; unmap them
     TRIM = 6  # nothing: give back idle chunks; answered by GONE when there were any
     FINALIZE = 7  # nothing: run finalize() and exit
-    CANCEL = 8  # execution id, index: the client of this request has given up
+    CANCEL = 8  # execution id, index, and whether to pass over the execution if it has not begun: the client is gone
     ANSWER = 9  # call id, value, error text or None: the answer to ASK
     CHECK = 10  # check id: call is_ready(); answered by CHECKED
     TAKEN = 11  # [[execution id, index, bytes]], [freed block]: so much of what RESPONSE brought was read meanwhile

@@ -49,7 +49,7 @@ class Channel:
         self._calls: Dict[int, Deque[Message]] = {}
         self._posted: Deque[Message] = collections.deque()
         self._packing = False
-        self.on_cancel: Callable[[Tuple[int, int]], Any] = lambda key: None
+        self.on_cancel: Callable[[Tuple[int, int], bool], Any] = lambda key, drop: None
         self.on_taken: Callable[[Tuple[int, int], int], Any] = lambda key, nbytes: None
         self._call_ids = itertools.count(1)
 
@@ -213,7 +213,7 @@ class Channel:
             if answers is not None:
                 answers.append(message)
         elif kind == Kind.CANCEL:
-            self.on_cancel((message[1], message[2]))
+            self.on_cancel((message[1], message[2]), message[3])
         elif kind == Kind.CHECK:
             self._checks.append(message)
         elif kind == Kind.TAKEN:

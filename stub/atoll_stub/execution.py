@@ -43,6 +43,7 @@ class Executor:
         self._ended = 0  # the last execution that has; they are numbered in their order
         self._replies: weakref.WeakValueDictionary[Key, Reply] = weakref.WeakValueDictionary()
         self._cancelled: Set[Key] = set()  # requests whose execution has not ended
+        self._dropped: Set[int] = set()  # executions that are not to begin any more
         self._visits: Dict[Key, Visit] = {}  # of requests that are not answered
         channel.on_cancel = self._on_cancel
         channel.on_taken = self._on_taken
@@ -50,6 +51,9 @@ class Executor:
     def execute(self, execution_id: int, wire_requests: List[List[Any]], placements: List[List[Any]]) -> None:
         """Run a batch and answer it with RESULT or FAILED."""
         received = _now()
+        if execution_id in self._dropped:
+            self._pass_over(execution_id, wire_requests, received)
+            return
         requests = self._requests(execution_id, wire_requests, placements)
         results: List[Optional[List[Any]]] = []
         rescheduled: List[int] = []
@@ -79,6 +83,7 @@ class Executor:
         self._ended = execution_id
         if self._cancelled:
             self._cancelled.difference_update([key for key in tuple(self._cancelled) if key[0] <= execution_id])
+            self._dropped.discard(execution_id)
         visits = self._take_visits(execution_id, requests) if self._visits else ()
         # Leases end here, so that the answer tells of them and the next request finds the blocks free. No other thread
         # may tell of them first: the answer refers to what it passes on.
@@ -205,10 +210,23 @@ class Executor:
     def poll(self) -> None:
         self._channel.poll()
 
-    def _on_cancel(self, key: Key) -> None:
+    def _pass_over(self, execution_id: int, wire_requests: List[List[Any]], received: int) -> None:
+        """The client was gone before it began."""
+        self._dropped.discard(execution_id)
+        self._ended = execution_id
+        with self._channel.sending:
+            for fields in wire_requests:
+                self._store.decline(fields[6])
+            nothing = [None] * len(wire_requests)
+            released = self._store.take_released()
+            self._channel.send([Kind.RESULT, execution_id, nothing, released, (0, 0, 0), [], received])
+
+    def _on_cancel(self, key: Key, drop: bool) -> None:
         """Called in whichever thread reads: the client of a request has given up."""
         if key[0] > self._ended:
             self._cancelled.add(key)
+            if drop:
+                self._dropped.add(key[0])
         reply = self._replies.get(key)
         if reply is not None:
             reply.cancelled = True

@@ -37,3 +37,5 @@ class ChannelTwin:
 
     def send(self, message: list[Any]) -> None:
         self.sent.append(message)
+
+    send_soon = send

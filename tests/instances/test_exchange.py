@@ -42,6 +42,9 @@ class Setup:
         self.heard.append(("executed", execution.id, [response.request.id for response in responses], times_ns))
         self.responses += responses
 
+    def dropped_ended(self, instance: Instance) -> None:
+        self.heard.append(("dropped ended",))
+
     def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
         self.heard.append(("failed", execution.id, error.code, error.message))
 
@@ -302,7 +305,7 @@ def test_a_cancellation_names_the_execution_and_the_place_in_it(on: Setup) -> No
     on.result(1, None, None)
     for request in (first[1], second[0], Request("m", [], lambda response: None)):
         on.exchange.cancel(request)
-    assert on.channel.sent[2:] == [[Kind.CANCEL, 1, 1], [Kind.CANCEL, 2, 0]]
+    assert on.channel.sent[2:] == [[Kind.CANCEL, 1, 1, False], [Kind.CANCEL, 2, 0, False]]
 
 
 def test_what_is_answered_cannot_be_cancelled_any_more(on: Setup) -> None:
@@ -339,3 +342,26 @@ def test_the_next_stub_is_given_other_numbers(on: Setup) -> None:
     on.exchange.attach(cast(Channel, channel), on.soon.append)
     on.execute("b")
     assert channel.sent[0][1] == 2
+
+
+def test_what_waits_at_the_stub_is_dropped_with_its_client(on: Setup) -> None:
+    running, waiting = on.execute("a"), on.execute("b")
+    for execution in on.exchange.executions:
+        execution.was_sent_ahead = True
+    assert not on.exchange.cancel(running[0])
+    assert on.exchange.cancel(waiting[0])
+    assert on.channel.sent[2:] == [[Kind.CANCEL, 1, 0, False], [Kind.CANCEL, 2, 0, True]]
+    on.result(1, ANSWER)
+    on.result(2, ANSWER)  # the news came too late: it was run
+    assert on.heard == [executed(1, "a"), ("dropped ended",)]
+    assert on.channel.opened == ["OUT"] * 2
+    assert not on.exchange.executions
+    assert on.exchange.open_count == 0
+
+
+def test_what_was_dropped_is_not_given_to_another_stub(on: Setup) -> None:
+    on.execute("a")
+    (dropped,) = on.execute("b")
+    on.exchange.executions[1].was_sent_ahead = True
+    on.exchange.cancel(dropped)
+    assert on.exchange.end(ServerError(Code.INTERNAL, "gone")) == []

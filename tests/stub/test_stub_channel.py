@@ -242,12 +242,12 @@ def test_a_post_waits_for_no_other_thread(twin: SupervisorTwin) -> None:
 
 def test_polling_takes_in_what_has_arrived(twin: SupervisorTwin) -> None:
     cancelled: list[Any] = []
-    twin.channel.on_cancel = cancelled.append
+    twin.channel.on_cancel = lambda key, drop: cancelled.append((*key, drop))
     twin.channel.poll()
     assert cancelled == []
-    twin.send([Kind.CANCEL, 3, 1], execute(4))
+    twin.send([Kind.CANCEL, 3, 1, False], execute(4))
     twin.channel.poll()
-    assert cancelled == [(3, 1)]
+    assert cancelled == [(3, 1, False)]
     assert twin.channel.next_command()[1] == 4
 
 

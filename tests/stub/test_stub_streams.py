@@ -156,13 +156,21 @@ def test_a_request_knows_when_its_client_has_given_up(model: LoadedModel, twin: 
     twin.send(execute(1, request()))
     assert twin.receive(Kind.RESPONSE)[3] == numbered(False)
     twin.receive(Kind.RESULT)
-    twin.send([Kind.CANCEL, 1, 0], execute(2, request()))
+    twin.send([Kind.CANCEL, 1, 0, False], execute(2, request()))
     assert twin.receive(Kind.RESPONSE)[3] == numbered("(True, True, False)")
 
 
 def test_a_cancellation_of_what_is_answered_leaves_nothing_behind(model: LoadedModel, twin: SupervisorTwin) -> None:
     model.load(executes("return [number(request.is_cancelled()) for request in requests]"))
     assert model.run(request()) == [numbered(False)]
-    twin.send([Kind.CANCEL, 1, 0], [Kind.CANCEL, 2, 1])
+    twin.send([Kind.CANCEL, 1, 0, False], [Kind.CANCEL, 2, 1, False])
     assert model.run(request(), request()) == [numbered(False), numbered(True)]
     assert model.run(request(), request()) == [numbered(False), numbered(False)]
+
+
+def test_what_is_dropped_before_it_begins_is_passed_over(model: LoadedModel, twin: SupervisorTwin) -> None:
+    model.load(executes("return [number(1) for _ in requests]"))
+    assert model.run(request()) == [numbered(1)]
+    twin.send([Kind.CANCEL, 2, 0, True], execute(2, request()), execute(3, request()))
+    assert twin.receive(Kind.RESULT)[1:3] == [2, [None]]
+    assert twin.receive(Kind.RESULT)[1:3] == [3, [numbered(1)]]

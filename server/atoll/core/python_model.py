@@ -205,11 +205,8 @@ class PythonModel(Model):
         if request.cancelled:
             return
         request.cancelled = True
-        if self._scheduler.cancel(request):
+        if self._scheduler.cancel(request) or any(instance.cancel(request) for instance in self._instances):
             self._fail(request, ServerError(Code.CANCELLED, "Request cancelled"), Failure.CANCELED)
-        else:
-            for instance in self._instances:
-                instance.cancel(request)
 
     # -- what the scheduler tells (atoll.scheduling.scheduler.SchedulerOwner)
 
@@ -257,6 +254,9 @@ class PythonModel(Model):
                 spec = self._reshaped.get(tensor.name)
                 if spec is not None and spec.reshape is not None and fits(tensor.shape[leading:], spec.reshape):
                     tensor.shape = [*tensor.shape[:leading], *fill(spec.dims, spec.reshape, tensor.shape[leading:])]
+
+    def dropped_ended(self, instance: Instance) -> None:
+        self._scheduler.freed(instance)
 
     def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
         if instance.state is State.READY:

@@ -31,16 +31,19 @@ Key = tuple[int, int]
 class Execution:
     """One batch at the stub. ``began_ns`` is when it was sent, or when the one before it ended.
 
-    ``stub_began_ns`` is when the stub took it up; known when it was executed.
+    ``stub_began_ns`` is when the stub took it up; known when it was executed. One that ``was_sent_ahead`` waits at the
+    stub, where it may still be dropped.
     """
 
-    __slots__ = ("began_ns", "ended", "id", "requests", "stub_began_ns")
+    __slots__ = ("began_ns", "ended", "id", "is_dropped", "requests", "stub_began_ns", "was_sent_ahead")
 
     def __init__(self, id: int, requests: list[Request], began_ns: int) -> None:
         self.id = id
         self.requests = requests
         self.began_ns = began_ns
         self.stub_began_ns = 0
+        self.was_sent_ahead = False
+        self.is_dropped = False  # its request was cancelled, and answered, before it began
         self.ended: set[int] = set()  # which of them a response sender has ended already
 
 
@@ -51,6 +54,9 @@ class RequestOwner(Protocol):
         self, instance: Instance, execution: Execution, responses: list[Response], times_ns: tuple[int, int, int]
     ) -> None:
         """An execution ended; requests without a response here are open, or were answered before."""
+
+    def dropped_ended(self, instance: Instance) -> None:
+        """The turn of an execution that was dropped is over."""
 
     def execution_failed(self, instance: Instance, execution: Execution, error: ServerError) -> None:
         """None of the execution's requests will get another response."""
@@ -116,7 +122,7 @@ class Exchange:
         for request in requests:
             request.began_ns = now_ns
             if request.cancelled:  # since it was rescheduled; the model shall know before it sees the request again
-                channel.send([Kind.CANCEL, self._next_id, len(batch)])
+                channel.send([Kind.CANCEL, self._next_id, len(batch), False])
             if request.placements is not None:
                 placements += channel.describe_placements(len(batch), request.placements)
             batch.append(
@@ -134,15 +140,18 @@ class Exchange:
         send = channel.send if alone else channel.send_soon
         send([Kind.EXECUTE, self._next_id, batch, channel.take_freed(), alone, placements])
 
-    def cancel(self, request: Request) -> None:
-        """Tell the stub that the client of a request has given up."""
+    def cancel(self, request: Request) -> bool:
+        """Tell the stub that the client of a request has given up; True when it is not to be executed any more."""
         key = next((key for key, known in self._open.items() if known is request), None)
-        if key is None:
-            for execution in self.executions:
-                if request in execution.requests:
-                    key = (execution.id, execution.requests.index(request))
         if key is not None and self._channel is not None:
-            self._channel.send([Kind.CANCEL, *key])
+            self._channel.send([Kind.CANCEL, *key, False])
+        for position, execution in enumerate(self.executions):
+            if request in execution.requests and self._channel is not None:
+                execution.is_dropped = execution.was_sent_ahead and position > 0
+                index = execution.requests.index(request)
+                self._channel.send([Kind.CANCEL, execution.id, index, execution.is_dropped])
+                return execution.is_dropped
+        return False
 
     def trace(self, id: int) -> Trace | None:
         """The trace of that number, of a request that is executed or open."""
@@ -160,7 +169,7 @@ class Exchange:
         for request in open_requests:
             self._owner.responded(self._instance, request, Response(request, self._version, [], error=error), 0)
         self._check_idle()
-        return [request for execution in executions[1:] for request in execution.requests]
+        return [request for execution in executions[1:] if not execution.is_dropped for request in execution.requests]
 
     # -- messages
 
@@ -170,6 +179,9 @@ class Exchange:
         execution.stub_began_ns = began_ns
         channel = self._channel
         assert channel is not None
+        if execution.is_dropped:
+            self._take_dropped(channel, execution, results, released)
+            return
         responses = []
         for index, (request, result) in enumerate(zip(execution.requests, results, strict=True)):
             if result is not None:
@@ -188,10 +200,24 @@ class Exchange:
             self._finished(execution)
             self._owner.executed(self._instance, execution, responses, times)
 
+    def _take_dropped(
+        self, channel: Channel, execution: Execution, results: list[Any], released: list[list[int]]
+    ) -> None:
+        """Nobody wants to know; it may have been run all the same, when the news came too late."""
+        for result in results:
+            if result is not None:
+                channel.discard(result[0])
+        channel.release(released)
+        self._finished(execution)
+        self._owner.dropped_ended(self._instance)
+
     def on_failed(self, message: list[Any]) -> None:
         _, execution_id, text, released = message
         execution = self._executing(execution_id)
         assert self._channel is not None
+        if execution.is_dropped:
+            self._take_dropped(self._channel, execution, [], released)
+            return
         self._channel.release(released)
         self._finished(execution)
         text = f"Failed to process the request(s) for model '{self._instance.name}', message: {text}"

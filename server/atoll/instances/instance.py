@@ -289,9 +289,9 @@ class Instance:
 
     # -- work
 
-    def cancel(self, request: Request) -> None:
-        """The client of a request that was sent here has given up."""
-        self._exchange.cancel(request)
+    def cancel(self, request: Request) -> bool:
+        """The client of a request that was sent here has given up; True when it will not be executed any more."""
+        return self._exchange.cancel(request)
 
     def trim(self) -> None:
         """Ask the stub to give back idle chunks, when it has any to spare."""

@@ -41,7 +41,10 @@ class Dispatcher:
     def pending(self) -> int:
         """Requests whose execution has not begun: queued, or sent ahead."""
         ahead = sum(
-            len(execution.requests) for instance in self.instances for execution in list(instance.executions)[1:]
+            len(execution.requests)
+            for instance in self.instances
+            for execution in list(instance.executions)[1:]
+            if not execution.is_dropped
         )
         return len(self._waiting) + ahead
 
@@ -127,6 +130,7 @@ class Dispatcher:
         if batch is None:
             return False
         instance.execute(batch, now)
+        instance.executions[-1].was_sent_ahead = True
         return True
 
     def _wake_at(self, wake_ns: int | None, now: int) -> None:
