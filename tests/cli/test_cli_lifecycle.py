@@ -43,6 +43,7 @@ class StandInCore:
 class StandInListener:
     def __init__(self, story: Story, name: str, error: ServerError | None = None, then: Any = None) -> None:
         self.port = 0
+        self.busy = 0
         self._story = story
         self._name = name
         self._error = error
@@ -78,7 +79,7 @@ def send(number: int) -> None:
 def live(story: Story, core: StandInCore, *listeners: StandInListener, exit_timeout_s: float = 5) -> int:
     names = (("HTTP", "HTTPService", False), ("Metrics", "Metrics Service", True))
     endpoints = [
-        Endpoint(protocol, service, "127.0.0.1", listener, auxiliary)
+        Endpoint(protocol, service, "127.0.0.1", listener, "connections", auxiliary)
         for (protocol, service, auxiliary), listener in zip(names, listeners, strict=False)
     ]
 

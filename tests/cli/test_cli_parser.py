@@ -131,6 +131,8 @@ def test_repeatable_flags_collect() -> None:
         ("grpc-max-response-pool-size", "0", "Error: --grpc-max-response-pool-size must be greater than 0."),
         ("model-config-name", "", "Error: empty argument for --model-config-name"),
         ("model-config-name", "a b", "Error: --model-config-name must not contain spaces."),
+        ("model-config-name", "../a", "Error: --model-config-name must be a name, not a path."),
+        ("repository-poll-secs", "0", "Error: --repository-poll-secs must be greater than 0."),
         ("http-restricted-api", "foo:k=v", "unknown restricted api 'foo' "),
         ("http-restricted-api", "health,foo:k=v", "unknown restricted api 'foo' "),
         ("grpc-restricted-protocol", "foo:k=v", "unknown restricted protocol 'foo' "),

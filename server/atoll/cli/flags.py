@@ -95,6 +95,7 @@ _REPOSITORY = (
         "Models that may load at the same time.",
     ),
     Flag("model-load-retry-count", INT, 0, "Times a failed load is tried again."),
+    _many("host-policy", settings.HOST_POLICY, "Cores of the instances under a policy: numa-node or cpu-cores."),
     Flag("model-namespacing", BOOL, False, "Allow the same model name in several repositories."),
 )
 
@@ -233,7 +234,6 @@ _COMPATIBILITY = (
     _many("cuda-memory-pool-byte-size", settings.device_value("cuda-memory-pool-byte-size"), "", ignored=True),
     _many("cuda-virtual-address-size", settings.device_value("cuda-virtual-address-size"), "", ignored=True),
     _many("model-load-gpu-limit", settings.device_value("model-load-gpu-limit"), "", ignored=True),
-    _many("host-policy", settings.HOST_POLICY, "", ignored=True),
     _ignored("allow-sagemaker", BOOL),
     _ignored("sagemaker-port", PORT),
     _ignored("sagemaker-safe-port-range", STRING),

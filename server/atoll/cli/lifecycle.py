@@ -42,6 +42,10 @@ class Listener(Protocol):
 
     port: int
 
+    @property
+    def busy(self) -> int:
+        """Connections or calls that are still served."""
+
     async def start(self) -> None:
         """Listen. Raises ServerError."""
 
@@ -51,12 +55,16 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A frontend with the names it has in log lines. An ``auxiliary`` one stays until the core has stopped."""
+    """A frontend with the names it has in log lines. An ``auxiliary`` one stays until the core has stopped.
+
+    ``busy_with`` is what its stop has to wait for.
+    """
 
     protocol: str
     service: str
     address: str
     listener: Listener
+    busy_with: str
     auxiliary: bool = False
 
 
@@ -159,10 +167,20 @@ async def _stop(core: Core, started: Sequence[Endpoint], timeout_s: float) -> bo
         return max(deadline - loop.time(), 0)
 
     async def stop_all(auxiliary: bool) -> None:
-        stops = [endpoint.listener.stop(left_s()) for endpoint in started if endpoint.auxiliary == auxiliary]
-        for outcome in await asyncio.gather(*stops, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                _log.error("failed to stop a service", exc_info=outcome)
+        await asyncio.gather(*(stop_one(endpoint) for endpoint in started if endpoint.auxiliary == auxiliary))
+
+    async def stop_one(endpoint: Endpoint) -> None:
+        stopping = asyncio.ensure_future(endpoint.listener.stop(left_s()))
+        patience_s = _QUICK_S
+        try:
+            while not (await asyncio.wait([stopping], timeout=patience_s))[0]:
+                patience_s = 1.0
+                if endpoint.listener.busy:
+                    _log.info(f"Timeout {round(left_s())}: Found {endpoint.listener.busy} {endpoint.busy_with}")
+        finally:
+            stopping.cancel()
+        if (error := stopping.exception()) is not None:
+            _log.error("failed to stop a service", exc_info=error)
 
     await _within(left_s(), stop_all(auxiliary=False))
     clean = await _within(left_s(), core.stop(left_s()))
@@ -170,6 +188,8 @@ async def _stop(core: Core, started: Sequence[Endpoint], timeout_s: float) -> bo
     return bool(clean)
 
 
+_QUICK_S = 0.1
+"""A frontend that stops as fast is not worth a word."""
 _GRACE_S = 1.0
 """Each part keeps to the budget by itself; one that does not is left behind this much later."""
 

@@ -46,6 +46,7 @@ class Options:
     model_load_thread_count: int
     model_load_retry_count: int
     model_namespacing: bool
+    host_policy: tuple[tuple[str, str, str], ...]
 
     allow_http: bool
     http_address: str

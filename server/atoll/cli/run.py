@@ -73,6 +73,7 @@ async def _serve(options: Options, python: PythonBackendOptions, log: LogSetting
             repository_poll_s=options.repository_poll_secs,
             startup_models=options.load_model,
             model_namespacing=options.model_namespacing,
+            host_policies=options.host_policy,
             auto_complete_config=not options.disable_auto_complete_config,
             strict_readiness=options.strict_readiness,
             model_config_name=options.model_config_name,

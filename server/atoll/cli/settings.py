@@ -159,6 +159,8 @@ def _read_model_config_name(text: str) -> str:
         raise BadValue("Error: empty argument for --model-config-name")
     if any(character.isspace() for character in text):
         raise BadValue("Error: --model-config-name must not contain spaces.")
+    if "/" in text:
+        raise BadValue("Error: --model-config-name must be a name, not a path.")
     return text
 
 

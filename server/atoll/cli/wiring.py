@@ -83,7 +83,8 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
             from atoll.frontends.grpc.http2.frontend import Http2Frontend
 
             grpc = Http2Frontend(server, grpc_options)
-        chosen.append(Endpoint("GRPC", "GRPCInferenceService", options.grpc_address, grpc))
+        what = "gRPC service connections and inference handlers"
+        chosen.append(Endpoint("GRPC", "GRPCInferenceService", options.grpc_address, grpc, what))
     if options.allow_http:
         from atoll.frontends.http.listener import HttpFrontend, HttpOptions
         from atoll.frontends.http.tls import TlsOptions
@@ -102,14 +103,18 @@ def endpoints(server: Server, options: Options) -> list[Endpoint]:
             tls=tls,
         )
         http = HttpFrontend(server, http_options)
-        chosen.append(Endpoint("HTTP", "HTTPService", options.http_address, http))
+        chosen.append(Endpoint("HTTP", "HTTPService", options.http_address, http, "HTTP service connections"))
     if options.allow_metrics:
         from atoll.frontends.metrics.listener import MetricsFrontend, MetricsListenOptions
 
         metrics = MetricsFrontend(
             server.metrics.page, MetricsListenOptions(options.metrics_address, options.metrics_port)
         )
-        chosen.append(Endpoint("Metrics", "Metrics Service", options.metrics_address, metrics, auxiliary=True))
+        chosen.append(
+            Endpoint(
+                "Metrics", "Metrics Service", options.metrics_address, metrics, "metrics connections", auxiliary=True
+            )
+        )
     return chosen
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atoll_ipc.memory import ArenaSettings
 
+from atoll.core.host_policies import HostPolicies
 from atoll.instances.instance import InstanceSettings, RateLimit
 from atoll.repository.config import Instance, ModelConfig
 
@@ -21,6 +22,7 @@ def instance_settings(
     backend: Path | None,
     arena: ArenaSettings,
     start_timeout_s: float,
+    host_policies: HostPolicies,
 ) -> list[InstanceSettings]:
     """The settings of all instances. ``backend`` is the file of a Python-based backend, where the model is of one."""
     return [
@@ -39,6 +41,7 @@ def instance_settings(
             rate_limit=rate_limit(instance),
             arena=arena,
             start_timeout_s=start_timeout_s,
+            cpus=host_policies.cpus(instance, group.host_policy),
         )
         for group in config.instance_groups
         for instance in group.instances

@@ -72,6 +72,7 @@ class Loader:
         self._loaded: dict[str, Found] = {}  # what models were loaded from, as it was then
         self._folders: dict[Model, ModelFolder] = {}
         self._ending: dict[Model, asyncio.Task[bool]] = {}
+        self._changes = 0  # loads and unloads under way
         self._stopping = asyncio.Event()
         self.prepare: Prepare = _nothing_to_prepare
 
@@ -137,8 +138,13 @@ class Loader:
         for model in self._catalog.living():
             self._catalog.set_if_current(model, Entry(ModelState.UNLOADING, model))
             self._end_later(model, timeout_s)
-        tasks = list(self._ending.values())
-        _, late = await asyncio.wait(tasks, timeout=timeout_s) if tasks else ((), ())
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        tasks = late = set(self._ending.values())
+        while late and (left_s := deadline - loop.time()) > 0:
+            found = f"{len(self._catalog.living())} live models and {self._changes} in-flight non-inference requests"
+            _log.info(f"Timeout {round(left_s)}: Found {found}")
+            _, late = await asyncio.wait(late, timeout=min(1.0, left_s))
         return not late and all(task.result() for task in tasks)
 
     # -- whose turn it is
@@ -159,7 +165,11 @@ class Loader:
             async with self._turns.setdefault(name, asyncio.Lock()):
                 if self._stopping.is_set():
                     raise ServerError(Code.UNAVAILABLE, "Server not ready")
-                yield
+                self._changes += 1
+                try:
+                    yield
+                finally:
+                    self._changes -= 1
         finally:
             if asker:
                 self._waits[asker][name] -= 1

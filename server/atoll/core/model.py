@@ -20,6 +20,7 @@ from atoll_ipc.wire import INLINE_NBYTES
 
 from atoll.caching.response_cache import ResponseCache
 from atoll.core.cached_requests import CachedRequests
+from atoll.core.host_policies import HostPolicies
 from atoll.core.labels import read_labels
 from atoll.core.traced import trace_in_model
 from atoll.core.validation import Validator
@@ -48,6 +49,7 @@ class ModelHost(Protocol):
     arena_settings: ArenaSettings
     start_timeout_s: float
     rate_limiter: RateLimiter | None
+    host_policies: HostPolicies
     response_cache: ResponseCache | None
 
     def find(self, name: str, version: int, namespace: str) -> Model: ...

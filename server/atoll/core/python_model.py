@@ -57,6 +57,7 @@ class PythonModel(Model):
                 backend=backend,
                 arena=host.arena_settings,
                 start_timeout_s=host.start_timeout_s,
+                host_policies=host.host_policies,
             ),
             lambda settings: Instance(settings, warm_parent, self, host.take_chunk_ids),
         )

@@ -18,6 +18,7 @@ from atoll.caching.settings import CacheSetting, make_cache
 from atoll.core.catalog import Catalog, parse_version
 from atoll.core.circular_calls import check_calls
 from atoll.core.control import ModelControl
+from atoll.core.host_policies import HostPolicies
 from atoll.core.model import Model
 from atoll.core.regions import Regions
 from atoll.core.upkeep import Upkeep
@@ -61,6 +62,7 @@ class ServerOptions:
     load_retry_count: int = 0
     rate_limits: tuple[tuple[str, int, int | None], ...] | None = None
     """Name, units and device of the resources that executions share; None where nothing is limited."""
+    host_policies: tuple[tuple[str, str, str], ...] = ()
     cache: tuple[CacheSetting, ...] = ()
     cache_directory: str = "/opt/tritonserver/caches"
     arena: ArenaSettings = field(default_factory=ArenaSettings)
@@ -104,6 +106,7 @@ class Server:
         self.arena_settings = options.arena
         self.rate_limiter = None if options.rate_limits is None else RateLimiter(options.rate_limits)
         self.start_timeout_s = options.stub_timeout_s
+        self.host_policies = HostPolicies(options.host_policies)
         self.response_cache: ResponseCache | None = None
         self.regions = Regions(enabled=options.allow_client_shm, on_gone=self.chunks_gone)
         self._catalog = Catalog()
@@ -147,6 +150,8 @@ class Server:
         deadline = asyncio.get_running_loop().time() + timeout_s
         self._stopping = True
         self._model_control.refuse()
+        if timeout_s <= 0 and self._catalog.living():
+            return False  # nobody is to be waited for
         _log.info("Waiting for in-flight requests to complete.")
         clean = await self._drain(deadline)
         _log.info("All models are stopped, unloading models")

@@ -77,6 +77,8 @@ class InstanceSettings:
     rate_limit: RateLimit
     arena: ArenaSettings
     start_timeout_s: float
+    cpus: frozenset[int] | None = None
+    """Processors that the stub runs on; None: on any."""
 
 
 class Owner(RequestOwner, CallOwner, Protocol):
@@ -138,6 +140,8 @@ class Instance:
             on_line=partial(self._owner.output, self),
             side_door=SideDoor(partial(Calls, self, self._owner), self._take_chunk_ids),
         )
+        if settings.cpus is not None:
+            self._process.run_on(settings.cpus)
         self._exchange.attach(self._process.channel, loop.call_soon)
         load = {
             "name": settings.name,

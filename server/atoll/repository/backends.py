@@ -5,6 +5,7 @@ from pathlib import Path
 
 from atoll.errors import Code, ServerError
 from atoll.repository.config import ModelConfig
+from atoll.repository.names import is_plain_name
 from atoll.repository.normalize import MODEL_FILENAME, PYTHON
 
 __all__ = ["Backends"]
@@ -33,7 +34,6 @@ class Backends:
                 f"unable to find Python backend based backend library '{runtime}' for model '{config.name}', "
                 f"searched: '{file}'",
             )
-        plain_name = "/" not in config.backend and config.backend not in (".", "..")
-        found = plain_name and runtime in ("", MODEL_FILENAME) and file.is_file()
+        found = is_plain_name(config.backend) and runtime in ("", MODEL_FILENAME) and file.is_file()
         config.check_loadable((config.backend,) if found else (PYTHON,))
         return replace(config, json={**config.json, "runtime": MODEL_FILENAME}), file.absolute()

@@ -49,12 +49,13 @@ class GrpcFrontend:
             server, restricted=options.restricted_protocol, forward_pattern=options.header_forward_pattern
         )
         self._grpc: grpc.aio.Server | None = None
+        self._handlers: _Handlers | None = None
 
     async def start(self) -> None:
         """Listen. Raises UNAVAILABLE when the port is taken or a TLS file cannot be used."""
         options = self._options
         listener = grpc.aio.server(options=_channel_arguments(options))
-        handlers = _Handlers(self._service, _COMPRESSION[options.infer_response_compression_level])
+        handlers = self._handlers = _Handlers(self._service, _COMPRESSION[options.infer_response_compression_level])
         listener.add_generic_rpc_handlers((handlers,))
         host = f"[{options.address}]" if ":" in options.address else options.address
         try:
@@ -66,6 +67,10 @@ class GrpcFrontend:
             raise ServerError(Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use ") from error
         await listener.start()
         self._grpc = listener
+
+    @property
+    def busy(self) -> int:
+        return 0 if self._handlers is None else self._handlers.running
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls at once, and give running ones ``grace_s`` seconds before they are cancelled."""
@@ -103,15 +108,26 @@ class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, service: InferenceService, compression: grpc.Compression | None) -> None:
         self._service = service
         self._compression = compression
+        self.running = 0  # calls under way
         self._by_path: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             path: grpc.unary_unary_rpc_method_handler(_reporting(_control(answer)))
             for path, answer in service.control.items()
         }
-        self._by_path[INFER] = grpc.unary_unary_rpc_method_handler(_reporting(self._infer))
-        self._by_path[STREAM] = grpc.stream_stream_rpc_method_handler(_reporting(self._stream))
+        self._by_path[INFER] = grpc.unary_unary_rpc_method_handler(self._counted(_reporting(self._infer)))
+        self._by_path[STREAM] = grpc.stream_stream_rpc_method_handler(self._counted(_reporting(self._stream)))
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         return self._by_path.get(handler_call_details.method)
+
+    def _counted(self, handler: _Handler) -> _Handler:
+        async def handle(request: Any, context: Any) -> Any:
+            self.running += 1
+            try:
+                return await handler(request, context)
+            finally:
+                self.running -= 1
+
+        return handle
 
     async def _infer(self, body: bytes, context: Any) -> bytes | ServerError:
         if self._compression is not None:

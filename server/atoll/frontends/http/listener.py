@@ -80,6 +80,10 @@ class HttpFrontend:
         listening = self._listener.sockets[0]
         self.port = listening.getsockname()[1]
 
+    @property
+    def busy(self) -> int:
+        return len(self.connections)
+
     async def stop(self, timeout_s: float) -> bool:
         """Refuse new connections and end those that are open, each after its request in progress."""
         if self._listener is None:

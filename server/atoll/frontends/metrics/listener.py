@@ -37,6 +37,11 @@ class MetricsFrontend:
         self._address = options.address
         self._runner: web.ServerRunner | None = None
 
+    @property
+    def busy(self) -> int:
+        server = None if self._runner is None else self._runner.server
+        return 0 if server is None else len(server.connections)
+
     async def start(self) -> None:
         """Listen. Raises ServerError(UNAVAILABLE) when the address cannot be had."""
         runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=0)

@@ -1,6 +1,7 @@
 """Checks of instance groups, and of what this host cannot run at all."""
 
 from collections.abc import Collection
+from pathlib import PurePosixPath
 from typing import Any
 
 from atoll_protos import messages
@@ -37,6 +38,9 @@ def check_loadable(config: Any, backends: Collection[str] = (PYTHON,)) -> None:
             f"unable to find backend library for backend '{config.backend}', "
             "try specifying runtime on the model configuration."
         )
+    filename = PurePosixPath(config.default_model_filename)
+    if filename.is_absolute() or ".." in filename.parts or "\0" in config.default_model_filename:
+        raise invalid(f"default_model_filename '{filename}' of model '{config.name}' is outside its version directory")
     for group in config.instance_group:
         if group.kind == _Group.KIND_MODEL:
             raise invalid("instance_group kind KIND_MODEL not supported")

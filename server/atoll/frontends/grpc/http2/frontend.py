@@ -52,6 +52,10 @@ class Http2Frontend:
             raise ServerError(Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use ") from error
         self.port = self._listener.sockets[0].getsockname()[1]
 
+    @property
+    def busy(self) -> int:
+        return len(self._timers)
+
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls at once, and give running ones ``grace_s`` seconds before they are cancelled."""
         self._service.refuse_new_calls()
