@@ -56,7 +56,8 @@ def write_repository(folder: Path) -> None:
     _write(folder, "mixed", "identity", [("INPUT0", "UINT8", [-1]), ("INPUT1", "FP64", [-1])])
     _write(folder, "err", "err", [("INPUT0", "BYTES", [1])], max_batch_size=8)
     _write(folder, "gate", "gate", [("INPUT0", "BYTES", [1])], instances=GATE_INSTANCES)
-    _write(folder, "hold", "gate", [("INPUT0", "BYTES", [1])])
+    # Batches are not sent ahead: what waits for "hold" waits in the queue, however quick the last execution was.
+    _write(folder, "hold", "gate", [("INPUT0", "BYTES", [1])], more="dynamic_batching {}")
     _write(folder, "hold_large", "gate", [("INPUT0", "BYTES", [1]), ("INPUT1", "UINT8", [-1])])
     _write(folder, "join", "gate", [("INPUT0", "BYTES", [1])], max_batch_size=8, more="dynamic_batching {}")
     given = [("text_input", "BYTES", [1]), ("REPEAT", "INT32", [1]), ("VEC", "FP32", [2, -1])]
