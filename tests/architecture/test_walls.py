@@ -27,6 +27,7 @@ LAYERS: dict[str, set[str]] = {
     "caching": BASE,
     "core": {*BASE, "repository", "environments", "instances", "scheduling", "caching"},
     "frontends": {*BASE, "core"},
+    "embedding": {*BASE, "core"},
     "cli": {*BASE, "repository", "environments", "core", "frontends"},
 }
 # Packages of others that only some parts may know.
@@ -134,6 +135,19 @@ def test_only_the_repository_and_grpc_know_protobuf() -> None:
         path for path in sources("server/atoll") if not place(path).startswith(("repository/", "frontends/grpc/"))
     ]
     assert offences(others, lambda path: packages(path) & {"atoll_protos", "google"}) == {}
+
+
+def test_the_facades_stand_on_atoll_and_nothing_under_it_knows_them() -> None:
+    facades = {"tritonserver", "tritonfrontend"}
+    allowed = {*STANDARD_LIBRARY, *facades, "atoll", "atoll_ipc", "numpy", "cupy"}
+    assert (
+        offences(
+            sources("server/tritonserver"), lambda path: packages(path) - allowed | {"tritonfrontend"} & packages(path)
+        )
+        == {}
+    )
+    assert offences(sources("server/tritonfrontend"), lambda path: packages(path) - allowed) == {}
+    assert offences(sources("server/atoll"), lambda path: packages(path) & facades) == {}
 
 
 # -- habits

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from atoll.cli.backend_config import PythonBackendOptions, python_backend_options
 from atoll.cli.flags import FLAGS
 from atoll.cli.metrics_config import MetricsConfig
 from atoll.cli.options import Options, options_from
 from atoll.cli.parser import UsageError, parse
+from atoll.core.backend_config import PythonBackendOptions, python_backend_options
 from atoll.errors import Code, ServerError
 
 SAMPLES = {

@@ -12,7 +12,6 @@ from typing import NoReturn
 import uvloop
 from atoll_ipc.memory import ArenaSettings
 
-from atoll.cli.backend_config import PythonBackendOptions, python_backend_options
 from atoll.cli.lifecycle import report_startup_failure, serve
 from atoll.cli.options import Options
 from atoll.cli.wiring import (
@@ -23,6 +22,7 @@ from atoll.cli.wiring import (
     metrics_options,
     option_rows,
 )
+from atoll.core.backend_config import PythonBackendOptions, python_backend_options
 from atoll.core.server import Server, ServerOptions
 from atoll.environments.cache import default_directory
 from atoll.errors import Code, ServerError

@@ -91,6 +91,22 @@ class ModelControl:
         self._check_explicit()
         await self._composer.unload(name, asker, with_steps)
 
+    def register(self, path: str, served_as: Mapping[str, str]) -> None:
+        """One more repository. Raises ServerError."""
+        self._check_registrable("registration")
+        self._repositories.register(path, served_as)
+
+    def unregister(self, path: str) -> None:
+        """One repository less. Raises ServerError."""
+        self._check_registrable("unregistration")
+        self._repositories.unregister(path)
+
+    def _check_registrable(self, what: str) -> None:
+        self._check_started()
+        if self._mode != "explicit":
+            text = f"repository {what} is not allowed if model control mode is not EXPLICIT"
+            raise ServerError(Code.UNSUPPORTED, text)
+
     async def poll(self) -> None:
         """Look at the repositories now. Raises ServerError where the mode is another."""
         self._check_started()

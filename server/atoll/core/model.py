@@ -26,7 +26,7 @@ from atoll.core.traced import trace_in_model
 from atoll.core.validation import Validator
 from atoll.environments.environments import Environments
 from atoll.errors import Code, ServerError
-from atoll.inference import Request, Response, Tensor
+from atoll.inference import Form, Request, Response, Tensor
 from atoll.instances.instance import Answer, Instance
 from atoll.instances.warm_parents import WarmParents
 from atoll.observe.metrics import ModelSeries
@@ -202,6 +202,17 @@ class Model(abc.ABC):
             answer=self._answer,
             fail=self._fail,
         )
+
+    def prepare(self, request: Request) -> None:
+        """In any thread: check a request and put its tensors where stubs can read them, so that :meth:`infer` need not.
+
+        Raises ServerError INVALID_ARG, or UNAVAILABLE when there is no memory.
+        """
+        form = Form()
+        self._validator.check(request)
+        self._place_large(request)
+        form.batch_size = request.batch_size
+        request.form = form
 
     def infer(self, request: Request) -> None:
         """Check and take a request. Raises ServerError; then nothing of it stays."""

@@ -18,6 +18,7 @@ from atoll.caching.settings import CacheSetting, make_cache
 from atoll.core.catalog import Catalog, parse_version
 from atoll.core.circular_calls import check_calls
 from atoll.core.control import ModelControl
+from atoll.core.extensions import EXTENSIONS
 from atoll.core.host_policies import HostPolicies
 from atoll.core.model import Model
 from atoll.core.regions import Regions
@@ -78,21 +79,7 @@ class ServerOptions:
 class Server:
     """Loads a model repository and serves it. All methods are for the event loop it was started on."""
 
-    EXTENSIONS = (
-        "classification",
-        "sequence",
-        "model_repository",
-        "model_repository(unload_dependents)",
-        "schedule_policy",
-        "model_configuration",
-        "system_shared_memory",
-        "cuda_shared_memory",
-        "binary_tensor_data",
-        "parameters",
-        "statistics",
-        "trace",
-        "logging",
-    )
+    EXTENSIONS = EXTENSIONS
 
     def __init__(self, options: ServerOptions) -> None:
         self.name = options.id
@@ -208,6 +195,14 @@ class Server:
         """Look for changes of the repositories now. Raises ServerError where the control mode is not ``poll``."""
         await self._model_control.poll()
 
+    def register_repository(self, path: str, served_as: Mapping[str, str]) -> None:
+        """Look for models in one more repository. Raises ServerError; see ``Repositories.register``."""
+        self._model_control.register(path, served_as)
+
+    def unregister_repository(self, path: str) -> None:
+        """Look there no longer; what was loaded from it serves on. Raises ServerError."""
+        self._model_control.unregister(path)
+
     # -- what frontends ask
 
     def infer(self, request: Request) -> None:
@@ -224,6 +219,11 @@ class Server:
         """The client is gone. Safe at any time."""
         if isinstance(request.accepted_by, Model):
             request.accepted_by.cancel(request)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the end has begun, or is over."""
+        return self._stopping
 
     def is_live(self) -> bool:
         return self._live and not self._stopping
@@ -262,7 +262,16 @@ class Server:
 
     def model(self, name: str, version: str = "") -> Model:
         """The model that would serve a request. Raises ServerError as ``infer`` does."""
-        return self._catalog.find(name, parse_version(version) if version else -1)
+        return self.model_version(name, parse_version(version) if version else -1)
+
+    def model_version(self, name: str, version: int) -> Model:
+        """The same for a version that is a number already; -1 is the highest that is ready."""
+        try:
+            return self._catalog.find(name, version)
+        except ServerError:
+            if self._stopping:  # then it is not the model's fault
+                raise ServerError(Code.UNAVAILABLE, "Server not ready") from None
+            raise
 
     def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         """Entries of the statistics extension, sorted by name and version; of all models without a ``name``."""

@@ -33,6 +33,8 @@ class Validator:
         self._outputs = config.outputs
         self._max_batch_size = config.max_batch_size
         self._required = [spec.name for spec in config.inputs.values() if not spec.optional]
+        # Ours: a model may say that it takes tensors of any rank, where nothing of a shape is fixed.
+        self._any_rank = config.parameters.get("rank_policy") == "any" and not self._max_batch_size
         # What is right for one request of a form is right for all, unless the bytes themselves are looked at.
         self._by_form = all(spec.reshape is None and spec.datatype != "BYTES" for spec in config.inputs.values())
 
@@ -145,6 +147,8 @@ class Validator:
         fits = len(dims) == len(spec.dims) and all(
             size >= 0 and wanted in (-1, size) for size, wanted in zip(dims, spec.dims, strict=True)
         )
+        if not fits and self._any_rank and set(spec.dims) == {-1}:
+            fits = min(dims, default=0) >= 0
         if fits and math.prod(dims) * 8 <= _LONGEST_NBYTES:
             return
         batching = self._max_batch_size > 0

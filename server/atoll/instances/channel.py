@@ -11,10 +11,12 @@ What is counted, all by Python references (a block is given back when its last r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import mmap
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,6 +77,7 @@ class Channel(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._aborted = False
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._known_chunks: set[int] = set()
         self._chunks: dict[int, StubChunk] = {}
         self._held: dict[Key, list[Block]] = {}
@@ -279,10 +282,17 @@ class Channel(asyncio.Protocol):
     # -- blocks of the stub's own, as their owner
 
     def give_back(self, block: Block) -> None:
-        """Called by a block's finalizer."""
+        """Called by a block's finalizer, in any thread: who embeds the server holds outputs in threads of its own."""
         if self._transport is None:
             return
-        self._freed.append(block.key)
+        if threading.get_ident() == self._thread:
+            self._free(block.key)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the stub with it
+                self._loop.call_soon_threadsafe(self._free, block.key)
+
+    def _free(self, key: Key) -> None:
+        self._freed.append(key)
         if self._free_timer is None:
             self._free_timer = self._loop.call_later(_FREE_DELAY_S, self._send_freed)
 

@@ -87,7 +87,7 @@ class Exchange:
         self._idle: asyncio.Future[None] | None = None  # who waits for the end of all that is at the stub
 
     def attach(self, channel: Channel, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """A new stub is there to talk to. ``call_soon`` is the event loop's."""
+        """A new stub is there to talk to. ``call_soon`` is the event loop's, from any thread."""
         self._channel = channel
         self._receipts = Receipts(channel, call_soon)
 

@@ -142,7 +142,7 @@ class Instance:
         )
         if settings.cpus is not None:
             self._process.run_on(settings.cpus)
-        self._exchange.attach(self._process.channel, loop.call_soon)
+        self._exchange.attach(self._process.channel, loop.call_soon_threadsafe)
         load = {
             "name": settings.name,
             "auto_complete": False,

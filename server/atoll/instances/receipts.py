@@ -7,7 +7,10 @@ last reference goes, the response counts as taken; the stub lets a sender be onl
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
+from functools import partial
 
 from atoll_ipc.wire import Kind
 
@@ -21,16 +24,21 @@ Key = tuple[int, int]
 
 
 class Receipts:
-    """Of one stub process, at the end of ``channel``. ``call_soon`` is the event loop's."""
+    """Of one stub process, at the end of ``channel``. ``call_soon`` is the event loop's, from any thread."""
 
     def __init__(self, channel: Channel, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._channel = channel
         self._call_soon = call_soon
+        self._thread = threading.get_ident()
         self._untold: dict[Key, int] = {}
         self._untold_nbytes = 0
 
     def taken(self, key: Key, nbytes: int) -> None:
-        """Called by finalizers, which run in the midst of anything: nothing is sent from here."""
+        """Called by finalizers, which run in any thread and in the midst of anything: nothing is sent from here."""
+        if threading.get_ident() != self._thread:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the stub with it
+                self._call_soon(partial(self.taken, key, nbytes))
+            return
         self._untold[key] = self._untold.get(key, 0) + nbytes
         before, self._untold_nbytes = self._untold_nbytes, self._untold_nbytes + nbytes
         if before < _STEP_NBYTES <= self._untold_nbytes:

@@ -60,6 +60,33 @@ class Repositories:
             if place.mirror is not None:
                 place.mirror.close()
 
+    def register(self, path: str, served_as: Mapping[str, str]) -> None:
+        """One more place. ``served_as``: the folders of models there that have another name, by that name.
+
+        Raises ServerError where there is no such folder, it is known already, or a name is taken.
+        """
+        if not is_remote(path) and not Path(path).is_dir():
+            raise ServerError(Code.INVALID_ARG, f"failed to register '{path}', repository not found")
+        if any(place.name == path for place in self._places):
+            raise ServerError(Code.ALREADY_EXISTS, f"model repository '{path}' has already been registered")
+        taken = {name for place in self._places for name in place.served_as}
+        for name in served_as:
+            if name in taken:
+                text = f"failed to register '{path}', there is a conflicting mapping for '{name}'"
+                raise ServerError(Code.INVALID_ARG, text)
+        place = _Place(path, Mirror(path) if is_remote(path) else None, dict(served_as))
+        self._places = [*self._places, place]  # other threads may be reading the list
+
+    def unregister(self, path: str) -> None:
+        """One place less. Raises ServerError where it is not known."""
+        for place in self._places:
+            if place.name == path:
+                self._places = [other for other in self._places if other is not place]
+                if place.mirror is not None:
+                    place.mirror.close()
+                return
+        raise ServerError(Code.INVALID_ARG, f"failed to unregister '{path}', repository not found")
+
     def check(self) -> None:
         """Raises ServerError when a repository cannot be read."""
         for place in self._places:
@@ -129,7 +156,11 @@ class Repositories:
         return [Listed(name, place.path / name, place.path, self._namespace(place)) for name in place.mirror.names()]
 
     def _list_copied(self, place: _Place) -> list[Listed]:
-        return [replace(model, namespace=self._namespace(place)) for model in scan.list_models(place.path)]
+        listed = [replace(model, namespace=self._namespace(place)) for model in scan.list_models(place.path)]
+        if not place.served_as:
+            return listed
+        names = {folder: name for name, folder in place.served_as.items()}
+        return [replace(model, name=names.get(model.path.name, model.name)) for model in listed]
 
     def _namespace(self, place: _Place) -> str:
         return place.name if self._namespacing else ""
@@ -141,6 +172,8 @@ class _Place:
 
     name: str
     mirror: Mirror | None = None
+    served_as: Mapping[str, str] = field(default_factory=dict)
+    """Folders of models that have another name, by that name."""
 
     @property
     def path(self) -> Path:

@@ -1,0 +1,1 @@
+"""A server within somebody else's process: its own loop thread, and calls from any thread. See ``tritonserver``."""

@@ -1,0 +1,1 @@
+"""Triton's frontends over a server of ``tritonserver``: import-compatible."""

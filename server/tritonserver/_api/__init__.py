@@ -1,0 +1,1 @@
+"""What ``tritonserver`` exports, module by module as in the original."""
