@@ -1,29 +1,28 @@
-"""Fixtures: one set of frontends over one twin for each test module."""
+"""Fixtures: one set of frontends over one twin for each test module, over each transport in turn."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from atoll.frontends.grpc import GrpcFrontend
-from grpc_harness import Client, Frontends
+from grpc_harness import TRANSPORTS, Client, Frontend, Frontends
 from grpc_twin import TwinServer
 
 
-@pytest.fixture(scope="module")
-def frontends() -> Iterator[Frontends]:
-    frontends = Frontends()
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def frontends(request: pytest.FixtureRequest) -> Iterator[Frontends]:
+    frontends = Frontends(request.param)
     yield frontends
     frontends.close()
 
 
 @pytest.fixture(scope="module")
-def frontend(frontends: Frontends) -> GrpcFrontend:
+def frontend(frontends: Frontends) -> Frontend:
     return frontends.start()
 
 
 @pytest.fixture(scope="module")
-def client(frontends: Frontends, frontend: GrpcFrontend) -> Client:
+def client(frontends: Frontends, frontend: Frontend) -> Client:
     return frontends.client(frontend)
 
 

@@ -11,10 +11,13 @@ import grpc
 import pytest
 import uvloop
 from atoll.frontends.grpc import GrpcFrontend, GrpcOptions
+from atoll.frontends.grpc.http2.frontend import Http2Frontend
 from atoll_protos import messages
 from grpc_twin import TwinServer, fail, hold, identity, repeat
 
 T = TypeVar("T")
+Frontend = GrpcFrontend | Http2Frontend
+TRANSPORTS: dict[str, type[Frontend]] = {"http2": Http2Frontend, "grpcio": GrpcFrontend}
 SERVICE = "/inference.GRPCInferenceService/"
 
 
@@ -80,9 +83,10 @@ class Client:
 
 
 class Frontends:
-    """Starts frontends over one twin."""
+    """Starts frontends of one transport over one twin."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: str = "http2") -> None:
+        self.transport = transport
         self.thread = LoopThread()
         self.twin = TwinServer()
         self.twin.add("ident", identity)
@@ -90,12 +94,14 @@ class Frontends:
         self.twin.add("fail", fail)
         self.twin.add("hold", hold)
         self.twin.add("repeat", repeat, decoupled=True)
-        self._frontends: list[GrpcFrontend] = []
+        self._frontends: list[Frontend] = []
         self._channels: list[grpc.Channel] = []
 
-    def start(self, **options: Any) -> GrpcFrontend:
-        async def start() -> GrpcFrontend:
-            frontend = GrpcFrontend(self.twin, GrpcOptions(**{"address": "127.0.0.1", "port": 0, **options}))
+    def start(self, **options: Any) -> Frontend:
+        async def start() -> Frontend:
+            frontend = TRANSPORTS[self.transport](
+                self.twin, GrpcOptions(**{"address": "127.0.0.1", "port": 0, **options})
+            )
             await frontend.start()
             return frontend
 
@@ -103,7 +109,7 @@ class Frontends:
         self._frontends.append(frontend)
         return frontend
 
-    def client(self, frontend: GrpcFrontend, **options: Any) -> Client:
+    def client(self, frontend: Frontend, **options: Any) -> Client:
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         return self.adopt(grpc.insecure_channel(f"127.0.0.1:{frontend.port}", options=limits, **options))
 

@@ -17,12 +17,14 @@ from atoll.errors import Code, ServerError
 from atoll.inference import Parameter, Request, Response, Tensor
 from atoll.observe.trace_settings import TraceOptions
 from atoll.observe.tracer import Tracer
+from atoll_ipc.memory import Arena, ArenaSettings, Block
 
 Behaviour = Callable[["TwinServer", "TwinModel", Request], None]
 
 
 class TwinModel:
     def __init__(self, name: str, behaviour: Behaviour, *, decoupled: bool = False, max_batch_size: int = 0) -> None:
+        self.arena = Arena(0, ArenaSettings())
         self.name = name
         self.version = 1
         self.behaviour = behaviour
@@ -50,6 +52,9 @@ class TwinModel:
             "parameters": {"k": {"string_value": "v"}},
             "model_transaction_policy": {"decoupled": decoupled},
         }
+
+    def allocate(self, nbytes: int) -> Block:
+        return self.arena.allocate(nbytes)
 
 
 class TwinServer:

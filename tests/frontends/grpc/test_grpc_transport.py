@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from atoll.errors import Code, ServerError
-from atoll.frontends.grpc import GrpcFrontend
 from certificates import make_certificates
-from grpc_harness import Client, Frontends, floats
+from grpc_harness import Client, Frontend, Frontends, floats
 from grpc_twin import TwinServer, respond
 
 
 @pytest.mark.spec("server:163")
-def test_a_port_that_is_taken(frontends: Frontends, frontend: GrpcFrontend) -> None:
+def test_a_port_that_is_taken(frontends: Frontends, frontend: Frontend) -> None:
     with pytest.raises(ServerError) as caught:
         frontends.start(port=frontend.port)
     assert caught.value.code is Code.UNAVAILABLE
@@ -129,7 +128,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
-def _secure_client(frontends: Frontends, frontend: GrpcFrontend, folder: Path, *, known: bool) -> Client:
+def _secure_client(frontends: Frontends, frontend: Frontend, folder: Path, *, known: bool) -> Client:
     pair = ((folder / "client.key").read_bytes(), (folder / "client.pem").read_bytes()) if known else (None, None)
     credentials = grpc.ssl_channel_credentials((folder / "ca.pem").read_bytes(), *pair)
     return frontends.adopt(grpc.secure_channel(f"127.0.0.1:{frontend.port}", credentials))
@@ -181,7 +180,7 @@ def test_an_unusable_certificate(frontends: Frontends, tmp_path: Path, certifica
 
 
 @pytest.mark.spec("server:131")
-def test_the_real_client(frontend: GrpcFrontend) -> None:
+def test_the_real_client(frontend: Frontend) -> None:
     values = np.arange(4, dtype=np.float32).reshape(1, 4)
     tensor = triton.InferInput("IN", [1, 4], "FP32")
     tensor.set_data_from_numpy(values)
@@ -201,7 +200,7 @@ def test_the_real_client(frontend: GrpcFrontend) -> None:
 
 
 @pytest.mark.spec("server:144")
-def test_the_real_client_on_a_stream(frontend: GrpcFrontend) -> None:
+def test_the_real_client_on_a_stream(frontend: Frontend) -> None:
     answers: queue.Queue[tuple[object, object]] = queue.Queue()
     tensor = triton.InferInput("IN", [1], "INT32")
     tensor.set_data_from_numpy(np.array([2], np.int32))

@@ -1,148 +1,111 @@
-"""gRPC on a stream: from a request's head and data to an RPC of the service, and back to head, data and trailers.
+"""gRPC on a stream: messages in, by what kind of call it is, and a head, data and trailers out.
 
 A call lives from the stream's HEADERS until its trailers are sent or its client gives up. Whatever ends it early (a
 reset, the connection's end, the deadline) cancels what the core does for it.
+
+See also: ``rpcs`` for the kinds of calls.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
-from atoll_ipc.memory import Block, Slice
+from atoll_ipc.memory import Block
 
 from atoll.errors import Code, ServerError
-from atoll.frontends.grpc.http2.header_blocks import RequestHead, literal, percent_encoded
-from atoll.frontends.grpc.http2.messages import Message, MessageReader, compressed, inflated, prefix
+from atoll.frontends.grpc.http2 import statuses
+from atoll.frontends.grpc.http2.frames import ErrorCode
+from atoll.frontends.grpc.http2.header_blocks import RequestHead
+from atoll.frontends.grpc.http2.limits import MAX_ARRIVING_NBYTES
+from atoll.frontends.grpc.http2.messages import (
+    MAX_MESSAGE_NBYTES,
+    Message,
+    MessageReader,
+    compressed,
+    inflated,
+    prefix,
+)
 from atoll.frontends.grpc.http2.streams import Stream
-from atoll.frontends.grpc.service import INFER, STREAM, InferenceService
+from atoll.frontends.grpc.service import InferenceService
 from atoll.frontends.grpc.status import status_of
-from atoll.frontends.grpc.wire import Parts, Take, total_bytes
-from atoll.frontends.tracing import soon
-from atoll.inference import Request
+from atoll.frontends.grpc.wire import Parts, total_bytes
 
 if TYPE_CHECKING:
-    from atoll.frontends.grpc.http2.connection import Connection
+    from atoll.frontends.grpc.http2.session import Session
 
-__all__ = ["CallOpener"]
+__all__ = ["GrpcCall", "Opening", "UnaryCall"]
 
-_CODES = (
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-)
-_NUMBERS = {name: str(number).encode() for number, name in enumerate(_CODES)}
-_HEAD_FIELDS = [
-    (b":status", b"200"),
-    (b"content-type", b"application/grpc"),
-    (b"grpc-accept-encoding", b"identity,deflate,gzip"),
-]
-_HEAD = literal(_HEAD_FIELDS)
-_OK = literal([(b"grpc-status", b"0")])
-_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-# By level: zlib's, and the encodings in order of preference, which is gRPC core's.
-_COMPRESSION: dict[str, tuple[int, tuple[bytes, ...]]] = {
-    "none": (0, ()),
-    "low": (1, (b"gzip", b"deflate")),
-    "medium": (6, (b"deflate", b"gzip")),
-    "high": (9, (b"deflate", b"gzip")),
-}
-_MAX_OUTBOX_NBYTES = 4 << 20
-_DEADLINE = ("DEADLINE_EXCEEDED", "Deadline Exceeded")
+_MAX_OUTBOX_WEIGHT = 4 << 20
+_INFLATED_AT_ONCE_NBYTES = 1 << 20
+"""Inflating more than that takes so long that a thread does it."""
 
 
-class CallOpener:
-    """What stands behind the paths: one service. ``level`` is that of ``--grpc-infer-response-compression-level``."""
+class Opening(NamedTuple):
+    """What every kind of call begins with. ``encoding`` is how answers are compressed, b"" for not at all."""
 
-    def __init__(self, service: InferenceService, level: str) -> None:
-        self.service = service
-        self.zlib_level, self._encodings = _COMPRESSION[level]
-
-    def open(self, connection: Connection, stream: Stream, head: RequestHead) -> _Call | None:
-        """The call that a stream begins; None where it is refused, which it has been told then."""
-        if head.method != b"POST" or not head.content_type.startswith(b"application/grpc"):
-            status = b"405" if head.method != b"POST" else b"415"
-            fields = [(b":status", status), (b"grpc-status", _NUMBERS["UNKNOWN"])]
-            connection.sender.status(stream, literal(fields))
-            return None
-        path = head.path
-        if path == INFER:
-            return _InferCall(self, connection, stream, head)
-        if path == STREAM:
-            return _StreamCall(self, connection, stream, head)
-        if path in self.service.control:
-            return _ControlCall(self, connection, stream, head)
-        connection.sender.status(stream, _trailers_only("UNIMPLEMENTED", "Method not found!"))
-        return None
-
-    def encoding_for(self, head: RequestHead) -> bytes:
-        """How responses to a client are compressed; b"" for not at all."""
-        if not self._encodings:
-            return b""
-        accepted = dict(head.headers).get(b"grpc-accept-encoding", b"").replace(b" ", b"").split(b",")
-        return next((encoding for encoding in self._encodings if encoding in accepted), b"")
+    service: InferenceService
+    session: Session
+    stream: Stream
+    head: RequestHead
+    encoding: bytes
+    zlib_level: int
 
 
-class _Call:
+class GrpcCall:
     """What all kinds have in common: messages in, one status out."""
 
-    def __init__(self, opener: CallOpener, connection: Connection, stream: Stream, head: RequestHead) -> None:
-        self._opener = opener
-        self._service = opener.service
-        self._connection = connection
-        self._stream = stream
-        self._head = head
-        self._reader = MessageReader(self._room)
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._service = opening.service
+        self._session = opening.session
+        self._stream = opening.stream
+        self._reader = MessageReader()
         self._ended = False
         self._head_sent = False
+        self._is_inflating = False
+        self._finish_waits = False  # the client's end has come, and messages before it are not passed on yet
+        self._arriving_nbytes = 0  # of those that the connection counts
         self._deadline: asyncio.TimerHandle | None = None
-        if head.timeout:
-            timeout_s = _timeout_s(head.timeout)
+        if opening.head.timeout:
+            timeout_s = statuses.timeout_s(opening.head.timeout)
             if timeout_s is not None:
                 self._deadline = asyncio.get_running_loop().call_later(timeout_s, self._expire)
 
     # -- from the connection
 
     def receive(self, data: memoryview) -> None:
-        if self._ended:
-            return
-        for message in self._reader.feed(data):
-            if message.is_compressed:
-                message = Message(inflated(message.body, self._head.encoding), False)
-            self._on_message(message)
+        if not self._ended:
+            self._pass_on(self._reader.feed(data, self._room))
 
     def finish(self) -> None:
         if self._ended:
+            return
+        if self._reader.is_held:
+            self._finish_waits = True
             return
         if not self._reader.is_empty:
             raise ServerError(Code.INTERNAL, "the request ends within a message")
         self._on_end()
 
     def abort(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
         if not self._ended:
             self._end()
             self._cancel()
 
     def drained(self) -> None:
-        """Only streams care."""
+        if self._reader.is_held and not self._ended:
+            try:
+                self._release()
+            except ServerError as error:
+                self.refuse(error)
+
+    @property
+    def is_arriving(self) -> bool:
+        return not self._reader.is_empty
 
     # -- what kinds do
 
@@ -155,27 +118,104 @@ class _Call:
     def _cancel(self) -> None:
         """Nobody waits for the answer any more."""
 
-    def _room(self, first: memoryview, nbytes: int) -> tuple[Block, int] | None:
+    def _block(self, first: memoryview, nbytes: int) -> tuple[Block, int] | None:
         """Where a large message may go instead of ordinary memory."""
         return None
 
-    # -- answering
+    # -- messages
 
     def metadata(self) -> Iterable[tuple[str, str | bytes]]:
-        for name, value in self._head.headers:
+        for name, value in self._opening.head.metadata:
             if name.endswith(b"-bin"):
-                yield name.decode("latin-1"), _from_base64(value)
+                yield name.decode("latin-1"), statuses.from_base64(value)
             else:
                 yield name.decode("latin-1"), value.decode("latin-1")
+
+    def _pass_on(self, messages: Iterator[Message]) -> None:
+        for message in messages:
+            if message.is_compressed:
+                self._inflate(message)
+            else:
+                self._on_message(message)
+            if self._ended:
+                return
+
+    def _inflate(self, message: Message) -> None:
+        encoding = self._opening.head.encoding
+        data = inflated(message.body, encoding, _INFLATED_AT_ONCE_NBYTES)
+        if data is not None:
+            self._on_message(Message(data, False))
+            return
+        self._is_inflating = True
+        self._hold()
+        inflating = asyncio.get_running_loop().run_in_executor(None, inflated, message.body, encoding)
+        inflating.add_done_callback(self._inflated)
+
+    def _inflated(self, inflating: asyncio.Future[bytes | None]) -> None:
+        self._is_inflating = False
+        if self._ended:
+            inflating.exception()  # nobody wants to know
+            return
+        try:
+            data = inflating.result()
+            if data is None:
+                raise ServerError(Code.INVALID_ARG, f"Received message larger than max ({MAX_MESSAGE_NBYTES})")
+            self._count_arriving(len(data))
+            self._on_message(Message(data, False))
+            self._release()
+        except ServerError as failure:
+            self.refuse(failure)
+
+    def _hold_if_full(self) -> None:
+        """A client that does not read its answers is asked for no more requests."""
+        if self._stream.weight > _MAX_OUTBOX_WEIGHT and not self._reader.is_held:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Take no more messages for now, and have the client send no more than it may already."""
+        self._reader.is_held = True
+        self._session.receiver.hold(self._stream)
+
+    def _release(self) -> None:
+        """Go on, unless something else holds. Raises ServerError as :meth:`receive` and :meth:`finish` do."""
+        if self._is_inflating or self._stream.weight > _MAX_OUTBOX_WEIGHT:
+            return
+        self._pass_on(self._reader.release(self._room))
+        if self._reader.is_held or self._ended:
+            return
+        self._session.receiver.resume(self._stream)
+        if self._finish_waits:
+            self.finish()
+
+    def _room(self, first: memoryview, nbytes: int, is_compressed: bool) -> tuple[Block, int] | None:
+        self._count_arriving(nbytes)
+        return None if is_compressed else self._block(first, nbytes)
+
+    def _count_arriving(self, nbytes: int) -> None:
+        self._arriving_nbytes += nbytes
+        self._session.arriving_nbytes += nbytes
+        if self._session.arriving_nbytes > MAX_ARRIVING_NBYTES:
+            raise ServerError(
+                Code.UNAVAILABLE,
+                f"more than {MAX_ARRIVING_NBYTES >> 30} GiB of requests arrive on one connection at a time",
+            )
+
+    def _arrived(self) -> None:
+        """What arrived of large messages is the core's now, or nobody's."""
+        self._session.arriving_nbytes -= self._arriving_nbytes
+        self._arriving_nbytes = 0
+
+    # -- answering
 
     def answer(self, parts: Parts, encoding: bytes = b"") -> None:
         """The one message of a call that succeeded."""
         if self._ended:
             return
-        self._end()
+        head = statuses.compressed_head(encoding) if encoding else statuses.HEAD
         parts = self._framed(parts, encoding)
-        head = literal([*_HEAD_FIELDS, (b"grpc-encoding", encoding)]) if encoding else _HEAD
-        self._connection.sender.answer(self._stream, head, parts, _OK)
+        self._end()
+        self._session.sender.answer(self._stream, head, parts, statuses.OK)
+        self._stop_clock()
 
     def refuse(self, error: ServerError) -> None:
         """The call ends with a status other than OK."""
@@ -186,33 +226,46 @@ class _Call:
             return
         self._end()
         if self._head_sent:
-            self._connection.sender.trailers(self._stream, _status_block(code, details))
+            self._session.sender.trailers(self._stream, statuses.status_block(code, details))
         else:
-            self._connection.sender.status(self._stream, _trailers_only(code, details))
+            self._session.sender.status(self._stream, statuses.trailers_only(code, details))
+        self._stop_clock()
 
     def _framed(self, parts: Parts, encoding: bytes) -> Parts:
         if encoding:
-            data = compressed(b"".join(parts), encoding, self._opener.zlib_level)
+            data = compressed(b"".join(parts), encoding, self._opening.zlib_level)
             return [prefix(len(data), True), data]
         return [prefix(total_bytes(parts)), *parts]
 
     def _end(self) -> None:
         self._ended = True
-        if self._deadline is not None:
+        self._reader = MessageReader() if self.is_arriving else self._reader  # a block that was to be filled
+        if self._arriving_nbytes:
+            self._arrived()
+
+    def _stop_clock(self) -> None:
+        """The deadline is over when the answer has been sent, not when there is one."""
+        if self._deadline is not None and self._stream.call is not self:
             self._deadline.cancel()
 
     def _expire(self) -> None:
         if not self._ended:
-            self._close(*_DEADLINE)
+            self._close("DEADLINE_EXCEEDED", "Deadline Exceeded")
             self._cancel()
+        if self._stream.call is self:  # behind what the client does not read
+            self._session.reset(self._stream.id, ErrorCode.CANCEL)
 
 
-class _UnaryCall(_Call):
+class UnaryCall(GrpcCall):
     """One message in, one out."""
 
-    def __init__(self, opener: CallOpener, connection: Connection, stream: Stream, head: RequestHead) -> None:
-        super().__init__(opener, connection, stream, head)
+    def __init__(self, opening: Opening) -> None:
+        super().__init__(opening)
         self._message: Message | None = None
+
+    @property
+    def is_arriving(self) -> bool:
+        return not self._stream.is_half_closed
 
     def _on_message(self, message: Message) -> None:
         if self._message is not None:
@@ -223,128 +276,13 @@ class _UnaryCall(_Call):
         message, self._message = self._message, None
         if message is None:
             raise ServerError(Code.INTERNAL, "no message for a call that takes one")
+        if self._arriving_nbytes:
+            self._arrived()
         self._begin(message)
+
+    def _end(self) -> None:
+        super()._end()
+        self._message = None
 
     def _begin(self, message: Message) -> None:
         raise NotImplementedError
-
-
-class _InferCall(_UnaryCall):
-    """ModelInfer."""
-
-    def __init__(self, opener: CallOpener, connection: Connection, stream: Stream, head: RequestHead) -> None:
-        super().__init__(opener, connection, stream, head)
-        self._began_ns = opener.service.now_if_traced()
-        self._request: Request | None = None
-
-    def _begin(self, message: Message) -> None:
-        self._request = self._service.infer(
-            message.body, self.metadata, self._done, soon, self._began_ns, _taker(message)
-        )
-
-    def _done(self, answer: Parts | ServerError) -> None:
-        if isinstance(answer, ServerError):
-            self.refuse(answer)
-        else:
-            self.answer(answer, self._opener.encoding_for(self._head))
-
-    def _cancel(self) -> None:
-        if self._request is not None:
-            self._service.server.cancel(self._request)
-
-    def _room(self, first: memoryview, nbytes: int) -> tuple[Block, int] | None:
-        return self._service.room(first, nbytes)
-
-
-class _ControlCall(_UnaryCall):
-    """Everything that is not inference."""
-
-    _task: asyncio.Future[None] | None = None
-
-    def _begin(self, message: Message) -> None:
-        self._task = asyncio.ensure_future(self._run(bytes(message.body)))
-
-    async def _run(self, body: bytes) -> None:
-        try:
-            self.answer(await self._service.control[self._head.path](body, self.metadata))
-        except ServerError as error:
-            self.refuse(error)
-
-    # What was asked of the server is done all the same: a load goes on without its client.
-
-
-class _StreamCall(_Call):
-    """ModelStreamInfer."""
-
-    def __init__(self, opener: CallOpener, connection: Connection, stream: Stream, head: RequestHead) -> None:
-        super().__init__(opener, connection, stream, head)
-        self._encoding = opener.encoding_for(head)
-        self._infer = self._service.open_stream(self.metadata, self._send, self._on_close, soon)
-
-    def _on_message(self, message: Message) -> None:
-        self._infer.receive(message.body, _taker(message))
-
-    def _on_end(self) -> None:
-        self._infer.half_close()
-
-    def _send(self, parts: Parts, receipt: object) -> None:
-        if self._ended:
-            return
-        if not self._head_sent:
-            self._head_sent = True
-            fields = [*_HEAD_FIELDS, (b"grpc-encoding", self._encoding)] if self._encoding else _HEAD_FIELDS
-            self._connection.sender.head(self._stream, literal(fields))
-        self._connection.sender.data(self._stream, self._framed(parts, self._encoding), receipt)
-        if self._stream.outbox and self._stream.waiting_nbytes > _MAX_OUTBOX_NBYTES:
-            self._connection.receiver.hold(self._stream)
-
-    def drained(self) -> None:
-        self._connection.receiver.resume(self._stream)
-
-    def _on_close(self, error: ServerError | None) -> None:
-        if error is not None:
-            self.refuse(error)
-        elif not self._ended:
-            self._end()
-            if not self._head_sent:
-                self._connection.sender.head(self._stream, _HEAD)
-            self._connection.sender.trailers(self._stream, _OK)
-
-    def _cancel(self) -> None:
-        self._infer.close()
-
-    def _room(self, first: memoryview, nbytes: int) -> tuple[Block, int] | None:
-        return self._service.room(first, nbytes)
-
-
-def _taker(message: Message) -> Take | None:
-    """What gives part of a message as tensor data, by reference; None where a copy will do."""
-    block, start = message.block, message.start
-    if block is None:
-        return None
-    return lambda offset, nbytes: Slice(block, start + offset, nbytes)
-
-
-def _status_block(code: str, details: str) -> bytes:
-    fields = [(b"grpc-status", _NUMBERS[code])]
-    if details:
-        fields.append((b"grpc-message", percent_encoded(details)))
-    return literal(fields)
-
-
-def _trailers_only(code: str, details: str) -> bytes:
-    return literal(_HEAD_FIELDS[:2]) + _status_block(code, details)
-
-
-def _timeout_s(text: bytes) -> float | None:
-    """Of a ``grpc-timeout``; None where it is none."""
-    match = re.fullmatch(rb"([0-9]{1,8})([HMSmun])", text)
-    return int(match[1]) * _UNITS_S[match[2].decode()] if match is not None else None
-
-
-def _from_base64(value: bytes) -> bytes:
-    """Of a binary header; the padding may be missing."""
-    try:
-        return base64.b64decode(value + b"=" * (-len(value) % 4))
-    except binascii.Error:
-        return b""

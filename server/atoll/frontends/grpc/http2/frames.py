@@ -31,6 +31,7 @@ __all__ = [
     "PADDED",
     "PREFACE",
     "PRIORITY",
+    "PRIORITY_NBYTES",
     "SETTINGS_ACK",
     "Setting",
     "StreamFailure",
@@ -56,6 +57,9 @@ END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
 PRIORITY = 0x20
+
+PRIORITY_NBYTES = 5
+"""Dependency and weight, which RFC 9113 (5.3.2) has a server ignore."""
 
 _SETTING = struct.Struct(">HI")
 _UINT32 = struct.Struct(">I")
@@ -116,6 +120,7 @@ class StreamFailure(Exception):
         super().__init__(f"{code.name} on stream {stream_id}: {reason}")
         self.code = code
         self.stream_id = stream_id
+        self.reason = reason
 
 
 def head(nbytes: int, kind: FrameType, flags: int, stream_id: int) -> bytes:
@@ -162,9 +167,11 @@ def read_uint32(payload: bytes, what: str) -> int:
 
 
 def unpadded(payload: memoryview, flags: int) -> memoryview:
-    """The content of a DATA or HEADERS payload that may be padded. Raises ConnectionFailure."""
+    """The content of a HEADERS payload that may be padded. Raises ConnectionFailure."""
     if not flags & PADDED:
         return payload
-    if not payload or payload[0] >= len(payload):
+    if not payload:
+        raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its padding")
+    if payload[0] >= len(payload):
         raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "padding as long as the frame, or longer")
     return payload[1 : len(payload) - payload[0]]

@@ -8,6 +8,7 @@ What we send needs no table at all: responses and trailers are literals without 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -17,29 +18,43 @@ from atoll.frontends.grpc.http2.frames import ConnectionFailure, ErrorCode, Stre
 
 __all__ = ["BlockReader", "Headers", "MAX_LIST_NBYTES", "RequestHead", "literal", "percent_encoded"]
 
-MAX_LIST_NBYTES = 64 << 10
+MAX_LIST_NBYTES = 32 << 10
 """Of a decoded block, as RFC 9113 counts them; what is announced to clients."""
-_MAX_KNOWN_BLOCKS = 256
+_MAX_KNOWN_BLOCKS = 64
+_MAX_KNOWN_NBYTES = 512
+"""Of a block that is kept: a longer one is none that a client repeats."""
 
 Headers = list[tuple[bytes, bytes]]
 
 _CONNECTION_SPECIFIC = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_FORBIDDEN_IN_VALUE = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]$")
+_OF_THE_CALL = (b"content-type", b"te")
+"""What is about the transport, as all names that begin with ``grpc-`` are, and no metadata."""
 _PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
 
 
 class RequestHead:
     """What the header block of a request says. Shared by all requests with the same block: do not change it."""
 
-    __slots__ = ("content_type", "encoding", "headers", "method", "path", "timeout")
+    __slots__ = ("accepted", "content_length", "content_type", "encoding", "metadata", "method", "path", "timeout")
 
-    def __init__(self, pseudo: dict[bytes, bytes], headers: Headers) -> None:
+    def __init__(self, pseudo: dict[bytes, bytes], headers: Headers, content_length: int | None) -> None:
         self.method = pseudo[b":method"]
         self.path = pseudo[b":path"].decode("latin-1")
-        self.headers = headers
         named = dict(headers)
         self.content_type = named.get(b"content-type", b"")
+        self.content_length = content_length
         self.encoding = named.get(b"grpc-encoding", b"identity")
+        self.accepted = named.get(b"grpc-accept-encoding", b"").replace(b" ", b"").split(b",")
         self.timeout = named.get(b"grpc-timeout", b"")
+        self.metadata = [
+            field for field in headers if field[0] not in _OF_THE_CALL and not field[0].startswith(b"grpc-")
+        ]
+
+    @property
+    def is_grpc(self) -> bool:
+        return self.content_type[:16] == b"application/grpc" and self.content_type[16:17] in (b"", b"+", b";")
 
 
 class BlockReader:
@@ -56,16 +71,20 @@ class BlockReader:
             return found
         headers, unchanged = self._decode(block)
         head = _request_head(headers, stream_id)
-        if not unchanged or len(self._known) >= _MAX_KNOWN_BLOCKS:
-            self._known.clear()
-        if unchanged:
+        if unchanged and len(block) <= _MAX_KNOWN_NBYTES:
+            if len(self._known) >= _MAX_KNOWN_BLOCKS:
+                self._known.clear()
             self._known[block] = head
         return head
 
+    def trailers(self, block: bytes, stream_id: int) -> None:
+        """What ends a request; none of it means anything to gRPC. Raises as :meth:`request` does."""
+        for name, value in self._decode(block)[0]:
+            _check_field(name, value, stream_id)
+
     def skip(self, block: bytes) -> None:
-        """Trailers, or a request that is refused: only the table matters."""
-        if not self._decode(block)[1]:
-            self._known.clear()
+        """Of a request that is refused: only the table matters."""
+        self._decode(block)
 
     def _decode(self, block: bytes) -> tuple[Headers, bool]:
         """The headers, and whether the dynamic table is what it was."""
@@ -83,33 +102,44 @@ class BlockReader:
             raise ConnectionFailure(ErrorCode.COMPRESSION_ERROR, str(error)) from error
         after = (len(table.dynamic_entries), table.dynamic_entries[0] if table.dynamic_entries else None, table.maxsize)
         same = before[0] == after[0] and before[1] is after[1] and before[2] == after[2]
+        if not same:
+            self._known.clear()
         return [(bytes(name), bytes(value)) for name, value in headers], same
 
 
 def _request_head(fields: Headers, stream_id: int) -> RequestHead:
     """Raises StreamFailure for a malformed request (RFC 9113, 8.2 and 8.3)."""
-
-    def malformed(reason: str) -> StreamFailure:
-        return StreamFailure(ErrorCode.PROTOCOL_ERROR, stream_id, reason)
-
     pseudo: dict[bytes, bytes] = {}
     headers: Headers = []
+    length: int | None = None
     for name, value in fields:
         if name.startswith(b":"):
             if headers or name in pseudo or name not in _PSEUDO:
-                raise malformed(f"misplaced, repeated or unknown {name!r}")
+                raise _malformed(stream_id, f"misplaced, repeated or unknown {name!r}")
             pseudo[name] = value
             continue
-        if name != name.lower() or not name or name in _CONNECTION_SPECIFIC:
-            raise malformed(f"field name {name!r}")
-        if name == b"te" and value != b"trailers":
-            raise malformed(f"te: {value!r}")
-        if value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t") or any(byte in value for byte in b"\0\r\n"):
-            raise malformed(f"value of {name!r}")
+        _check_field(name, value, stream_id)
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > 18 or length not in (None, int(value)):
+                raise _malformed(stream_id, f"content-length: {value!r}")
+            length = int(value)
         headers.append((name, value))
     if not {b":method", b":scheme", b":path"} <= pseudo.keys() or not pseudo[b":path"]:
-        raise malformed("a pseudo-header field is missing")
-    return RequestHead(pseudo, headers)
+        raise _malformed(stream_id, "a pseudo-header field is missing")
+    return RequestHead(pseudo, headers, length)
+
+
+def _check_field(name: bytes, value: bytes, stream_id: int) -> None:
+    if not _NAME.fullmatch(name) or name in _CONNECTION_SPECIFIC:
+        raise _malformed(stream_id, f"field name {name!r}")
+    if name == b"te" and value != b"trailers":
+        raise _malformed(stream_id, f"te: {value!r}")
+    if _FORBIDDEN_IN_VALUE.search(value):
+        raise _malformed(stream_id, f"value of {name!r}")
+
+
+def _malformed(stream_id: int, reason: str) -> StreamFailure:
+    return StreamFailure(ErrorCode.PROTOCOL_ERROR, stream_id, reason)
 
 
 def literal(fields: Iterable[tuple[bytes, bytes]]) -> bytes:

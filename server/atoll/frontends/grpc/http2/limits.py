@@ -1,4 +1,4 @@
-"""What a client may do how often, against floods that cost it little and us much.
+"""What a client may do how often, and how much of it may be under way: against what costs it little and us much.
 
 An allowance is a bucket: full at first, it refills by the second. Honest clients never see its bottom.
 """
@@ -7,19 +7,30 @@ from __future__ import annotations
 
 __all__ = [
     "Allowance",
+    "LINGER_S",
+    "MAX_ARRIVING_NBYTES",
     "MAX_BLOCK_NBYTES",
     "MAX_CONCURRENT_STREAMS",
     "MAX_CONTINUATIONS",
     "MAX_EMPTY_FRAMES",
-    "PingPolicy",
+    "STALL_S",
+    "control_allowance",
+    "reset_allowance",
+    "settings_allowance",
 ]
 
 MAX_CONCURRENT_STREAMS = 1000
-MAX_BLOCK_NBYTES = 64 << 10
+MAX_BLOCK_NBYTES = 32 << 10
 """Of a header block as it comes, in all its frames."""
 MAX_CONTINUATIONS = 16
 MAX_EMPTY_FRAMES = 100
 """DATA frames in a row that hold nothing and end nothing."""
+MAX_ARRIVING_NBYTES = 4 << 30
+"""Of all large messages of a connection that are not passed on yet: room for each is taken as it begins."""
+STALL_S = 150.0
+"""A request or an answer that has begun, and of which nothing moves in this time, up to twice: its stream is reset."""
+LINGER_S = 1.0
+"""How long a connection that was ended waits for its client to end it as well, once all it had to say is sent."""
 
 _NS = 1_000_000_000
 
@@ -43,35 +54,16 @@ class Allowance:
         return self._left >= 0
 
 
-class PingPolicy:
-    """gRPC's: a client that pings more often than allowed gets strikes, and after too many the connection ends.
+def reset_allowance() -> Allowance:
+    """Streams that end before their answer, whoever resets them: each is work begun for nothing."""
+    return Allowance(burst=1000, per_s=1000)
 
-    What we send a client in between wipes the slate: it pings then to measure the line. Without a call in
-    progress, pings count as too early unless two hours apart, where such pings are not permitted at all.
-    """
 
-    __slots__ = ("_last_ns", "_max_strikes", "_min_interval_ns", "_permit_without_calls", "_strikes")
+def control_allowance() -> Allowance:
+    """Frames that ask for an answer, or are for nobody."""
+    return Allowance(burst=1000, per_s=200)
 
-    _IDLE_INTERVAL_NS = 2 * 3600 * _NS
 
-    def __init__(self, min_interval_ms: int, max_strikes: int, permit_without_calls: bool) -> None:
-        self._min_interval_ns = min_interval_ms * 1_000_000
-        self._max_strikes = max_strikes
-        self._permit_without_calls = permit_without_calls
-        self._strikes = 0
-        self._last_ns: int | None = None
-
-    def sent_data(self) -> None:
-        self._last_ns = None
-        self._strikes = 0
-
-    def receive(self, now_ns: int, has_calls: bool) -> bool:
-        """False when the connection is to end: too many pings."""
-        interval_ns = self._min_interval_ns
-        if not has_calls and not self._permit_without_calls:
-            interval_ns = max(interval_ns, self._IDLE_INTERVAL_NS)
-        early = self._last_ns is not None and now_ns - self._last_ns < interval_ns
-        self._last_ns = now_ns
-        if early:
-            self._strikes += 1
-        return not self._max_strikes or self._strikes <= self._max_strikes
+def settings_allowance() -> Allowance:
+    """SETTINGS may change the window of every stream."""
+    return Allowance(burst=100, per_s=10)

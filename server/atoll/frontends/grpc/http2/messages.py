@@ -25,8 +25,9 @@ MAX_MESSAGE_NBYTES = (1 << 31) - 1
 _LARGE_NBYTES = 64 << 10
 _ALIGNMENT = 64
 
-Room = Callable[[memoryview, int], "tuple[Block, int] | None"]
-"""Given the first bytes of a large message and its length: a block and where in its chunk the message goes, or None."""
+Room = Callable[[memoryview, int, bool], "tuple[Block, int] | None"]
+"""Given the first bytes of a large message, its length, and whether it is compressed: a block and where in its chunk it
+goes, or None for ordinary memory."""
 
 
 def prefix(nbytes: int, is_compressed: bool = False) -> bytes:
@@ -46,12 +47,17 @@ class Message:
 
 
 class MessageReader:
-    """The data of one stream, in pieces of any size, as messages."""
+    """The data of one stream, in pieces of any size, as messages.
 
-    __slots__ = ("_block", "_filled", "_head", "_is_compressed", "_room", "_start", "_view")
+    While it :attr:`is_held` it only keeps what comes: its user takes no more messages for now, and gives its client no
+    more credit, which bounds what is kept by the stream's window.
+    """
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    __slots__ = ("_block", "_filled", "_head", "_is_compressed", "_kept", "_start", "_view", "is_held")
+
+    def __init__(self) -> None:
+        self.is_held = False
+        self._kept = bytearray()
         self._head = b""
         self._view: memoryview | None = None
         self._filled = 0
@@ -62,11 +68,20 @@ class MessageReader:
     @property
     def is_empty(self) -> bool:
         """Whether nothing of a message waits for its rest."""
-        return self._view is None and not self._head
+        return self._view is None and not self._head and not self._kept
 
-    def feed(self, data: memoryview) -> Iterator[Message]:
+    def release(self, room: Room) -> Iterator[Message]:
+        """Take messages again: those that what was kept completes, until it is held once more."""
+        self.is_held = False
+        kept, self._kept = self._kept, bytearray()
+        return self.feed(memoryview(kept), room)
+
+    def feed(self, data: memoryview, room: Room) -> Iterator[Message]:
         """The messages that ``data`` completes. Raises ServerError where it is none, or one too large."""
         while len(data):
+            if self.is_held:
+                self._kept += data
+                return
             if self._view is not None:
                 taken = min(len(self._view) - self._filled, len(data))
                 self._view[self._filled : self._filled + taken] = data[:taken]
@@ -98,17 +113,20 @@ class MessageReader:
                 yield Message(bytes(data[:length]), flag == 1)
                 data = data[length:]
             else:
-                self._begin(data, length, flag == 1)
+                self._begin(data, length, flag == 1, room)
 
-    def _begin(self, data: memoryview, length: int, is_compressed: bool) -> None:
+    def _begin(self, data: memoryview, length: int, is_compressed: bool, room: Room) -> None:
         self._is_compressed = is_compressed
         self._filled = 0
         found = None
-        if length >= _LARGE_NBYTES and not is_compressed:
-            found = self._room(data, length)
+        if length >= _LARGE_NBYTES:
+            found = room(data, length, is_compressed)
         if found is None:
             # Pages of it are there once they are written: a length alone takes no memory.
-            self._view = np.empty(length, np.uint8).data
+            try:
+                self._view = np.empty(length, np.uint8).data
+            except MemoryError:
+                raise ServerError(Code.UNAVAILABLE, f"no memory for a request of {length} bytes") from None
         else:
             self._block, self._start = found
             self._view = Slice(self._block, self._start, length).view()
@@ -120,19 +138,19 @@ class MessageReader:
         return message
 
 
-def inflated(body: Buffer, encoding: bytes) -> bytes:
-    """A message that was sent compressed. Raises ServerError."""
+def inflated(body: Buffer, encoding: bytes, most_nbytes: int = MAX_MESSAGE_NBYTES) -> bytes | None:
+    """A message that was sent compressed; None where it is larger than ``most_nbytes``. Raises ServerError."""
     if encoding not in (b"gzip", b"deflate"):
         raise ServerError(
             Code.INTERNAL, f"a compressed message, though its grpc-encoding is {encoding.decode('latin-1')}"
         )
     inflate = zlib.decompressobj(wbits=31 if encoding == b"gzip" else 15)
     try:
-        data = inflate.decompress(body, MAX_MESSAGE_NBYTES)
+        data = inflate.decompress(body, most_nbytes + 1)
     except zlib.error as error:
         raise ServerError(Code.INTERNAL, f"a message that cannot be decompressed: {error}") from None
-    if inflate.unconsumed_tail:
-        raise ServerError(Code.INVALID_ARG, f"Received message larger than max ({MAX_MESSAGE_NBYTES})")
+    if len(data) > most_nbytes:
+        return None
     if not inflate.eof:
         raise ServerError(Code.INTERNAL, "a message that cannot be decompressed: it is cut short")
     return data

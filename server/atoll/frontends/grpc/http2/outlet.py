@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 __all__ = ["Outlet"]
 
+_MOST_UNSENT_NBYTES = 64 << 10
+"""What waits for the end of the turn: beyond, the transport shall say when it is full."""
+
 
 class Outlet:
     """Around a transport. Order is kept."""
@@ -20,16 +23,16 @@ class Outlet:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._unsent: list[bytes] = []
-
-    @property
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
+        self._unsent_nbytes = 0
 
     def write(self, data: bytes) -> None:
         """Soon."""
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(data)
+        self._unsent_nbytes += len(data)
+        if self._unsent_nbytes > _MOST_UNSENT_NBYTES:
+            self._flush()
 
     def write_large(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
         """Now: the parts are not copied."""
@@ -37,14 +40,16 @@ class Outlet:
         self._transport.writelines(list(parts))
 
     def close(self) -> None:
+        """Our side of the connection, behind what was written; all of it where there are no sides, as with TLS."""
         self._flush()
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
 
     def _flush(self) -> None:
         if self._unsent:
             data = b"".join(self._unsent)
             self._unsent.clear()
+            self._unsent_nbytes = 0
             self._transport.write(data)

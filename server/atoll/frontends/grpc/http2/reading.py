@@ -1,7 +1,8 @@
 """The bytes of one connection as frames: checked by their heads, DATA in pieces, header blocks whole.
 
 A DATA frame may be as large as a megabyte and its content goes elsewhere at once; so it is begun, and handed on in
-whatever pieces come. Every other frame is small and handed on when it is whole; what is missing waits in ``_rest``.
+whatever pieces come. Its padding, and frames of unknown types, are dropped in such pieces. Every other frame is small
+and handed on when it is whole; what is missing waits in ``_rest``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from atoll.frontends.grpc.http2.frames import (
     PADDED,
     PREFACE,
     PRIORITY,
+    PRIORITY_NBYTES,
     ConnectionFailure,
     ErrorCode,
     FrameType,
@@ -37,13 +39,13 @@ class FrameHandler(Protocol):
         """A DATA frame begins; ``length`` is what it takes of the windows."""
 
     def on_data(self, stream_id: int, data: memoryview, padding: int, is_last: bool) -> None:
-        """Some of its content; ``padding`` bytes came besides. ``is_last``: and the end of the client's side."""
+        """Some of its content; ``padding`` bytes come besides. ``is_last``: and the end of the client's side."""
 
-    def on_block(self, stream_id: int, flags: int, block: bytes, depends_on_itself: bool) -> None:
+    def on_block(self, stream_id: int, flags: int, block: bytes) -> None:
         """A header block is complete; the flags are those of its HEADERS."""
 
     def on_frame(self, kind: int, flags: int, stream_id: int, payload: memoryview) -> None:
-        """Any other frame."""
+        """Any other frame; of those of unknown types the payload is dropped."""
 
     @property
     def is_over(self) -> bool:
@@ -57,9 +59,15 @@ class FrameReader:
         self._handler = handler
         self._rest = b""
         self._expects = "preface"
-        self._block: tuple[int, int, bool, list[bytes]] | None = None  # stream, flags, dependence, parts of a block
+        self._block: tuple[int, int, list[bytes]] | None = None  # stream, flags, parts of a block
         self._data = (0, 0, 0)  # of the DATA frame that is coming: bytes left, stream, flags
+        self._dropped = 0  # bytes that come next and are for nobody, once that DATA is there
         self._empty_frames = 0
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the client has said what it must say first."""
+        return not self._expects
 
     def feed(self, data: memoryview) -> None:
         """Act on what ``data`` completes; it need not live longer than the call. Raises ConnectionFailure."""
@@ -86,6 +94,11 @@ class FrameReader:
                 handler.on_data(stream_id, data[position : position + taken], 0, is_last)
                 position += taken
                 continue
+            if self._dropped:
+                taken = min(self._dropped, end - position)
+                self._dropped -= taken
+                position += taken
+                continue
             if end - position < HEAD_NBYTES:
                 break
             upper, lower, kind, flags, stream_id = HEAD.unpack_from(data, position)
@@ -93,8 +106,21 @@ class FrameReader:
             stream_id &= MAX_WINDOW
             self._check(kind, flags, length)
             start = position + HEAD_NBYTES
-            if kind == FrameType.DATA and not flags & PADDED:
-                self._begin_data(stream_id, flags, length)
+            if kind == FrameType.DATA:
+                if not flags & PADDED:
+                    self._begin_data(stream_id, flags, length, 0)
+                elif not length:
+                    raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "DATA too short for its padding")
+                elif start == end:
+                    break
+                else:
+                    self._begin_data(stream_id, flags, length, 1 + data[start])
+                    start += 1
+                position = start
+                continue
+            if kind > FrameType.CONTINUATION:
+                handler.on_frame(kind, flags, stream_id, data[:0])
+                self._dropped = length
                 position = start
                 continue
             if end - start < length:
@@ -108,36 +134,38 @@ class FrameReader:
         """What can be said of a frame by its head alone."""
         if length > MAX_FRAME_NBYTES:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-        if self._expects == "settings":
+        if self._expects:
             if kind != FrameType.SETTINGS or flags & ACK:
                 raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._expects = ""
         if self._block is not None and kind != FrameType.CONTINUATION:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a header block that another frame interrupts")
-        if length > MAX_BLOCK_NBYTES and (kind != FrameType.DATA or flags & PADDED):
+        if length > MAX_BLOCK_NBYTES and FrameType.DATA < kind <= FrameType.CONTINUATION:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, f"a frame of type {kind} with {length} bytes")
 
-    def _begin_data(self, stream_id: int, flags: int, length: int) -> None:
+    def _begin_data(self, stream_id: int, flags: int, length: int, padding: int) -> None:
+        """``padding`` counts the byte that tells its length as well."""
+        content = length - padding
+        if content < 0:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "padding as long as the frame, or longer")
         self._handler.on_data_begin(stream_id, length)
-        if length:
+        self._dropped = max(0, padding - 1)
+        is_end = bool(flags & END_STREAM)
+        if content:
             self._empty_frames = 0
-            self._data = (length, stream_id, flags)
-        elif flags & END_STREAM:
-            self._handler.on_data(stream_id, memoryview(b""), 0, True)
-        else:
+            self._data = (content, stream_id, flags)
+        elif not is_end:
             self._empty_frames += 1
             if self._empty_frames > MAX_EMPTY_FRAMES:
                 raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "empty DATA frames without end")
+        if padding or not content:
+            self._handler.on_data(stream_id, memoryview(b""), padding, is_end and not content)
 
     def _dispatch(self, kind: int, flags: int, stream_id: int, payload: memoryview) -> None:
         if kind == FrameType.HEADERS:
             self._on_headers(flags, stream_id, payload)
         elif kind == FrameType.CONTINUATION:
             self._on_continuation(flags, stream_id, payload)
-        elif kind == FrameType.DATA:
-            content = unpadded(payload, flags)
-            self._handler.on_data_begin(stream_id, len(payload))
-            self._handler.on_data(stream_id, content, len(payload) - len(content), bool(flags & END_STREAM))
         else:
             self._handler.on_frame(kind, flags, stream_id, payload)
 
@@ -145,24 +173,22 @@ class FrameReader:
         if not stream_id & 1:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}")
         fragment = unpadded(payload, flags)
-        depends_on_itself = False
         if flags & PRIORITY:
-            if len(fragment) < 5:
+            if len(fragment) < PRIORITY_NBYTES:
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
-            depends_on_itself = int.from_bytes(fragment[:4], "big") & MAX_WINDOW == stream_id
-            fragment = fragment[5:]
+            fragment = fragment[PRIORITY_NBYTES:]
         if flags & END_HEADERS:
-            self._handler.on_block(stream_id, flags, bytes(fragment), depends_on_itself)
+            self._handler.on_block(stream_id, flags, bytes(fragment))
         else:
-            self._block = (stream_id, flags, depends_on_itself, [bytes(fragment)])
+            self._block = (stream_id, flags, [bytes(fragment)])
 
     def _on_continuation(self, flags: int, stream_id: int, payload: memoryview) -> None:
         if self._block is None or self._block[0] != stream_id:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without a header block to continue")
-        _, first_flags, depends_on_itself, parts = self._block
+        _, first_flags, parts = self._block
         parts.append(bytes(payload))
         if len(parts) > MAX_CONTINUATIONS or sum(map(len, parts)) > MAX_BLOCK_NBYTES:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "a header block without end")
         if flags & END_HEADERS:
             self._block = None
-            self._handler.on_block(stream_id, first_flags, b"".join(parts), depends_on_itself)
+            self._handler.on_block(stream_id, first_flags, b"".join(parts))

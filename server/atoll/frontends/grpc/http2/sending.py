@@ -17,20 +17,24 @@ from atoll.frontends.grpc.http2.frames import (
 from atoll.frontends.grpc.http2.outlet import Outlet
 from atoll.frontends.grpc.http2.streams import Stream
 from atoll.frontends.grpc.http2.windows import SendWindow
+from atoll.frontends.grpc.wire import Buffer, total_bytes
 
 __all__ = ["Sender"]
-
-Buffer = bytes | bytearray | memoryview
 
 _LARGEST_FRAME_NBYTES = 1 << 20
 """Whatever the peer allows: gRPC's clients allow 16 MiB and then take 4 MiB for a fault."""
 _DEFAULT_WINDOW = 65535
 _DEFAULT_FRAME_NBYTES = 1 << 14
 _JOIN_NBYTES = 64 << 10
+_SMALL_NBYTES = 4 << 10
 
 
 class Sender:
-    """Keeps the streams whose data waits, and sends for each in turn when it may."""
+    """Keeps the streams whose data waits for what they share, and sends for each in turn when it may.
+
+    A stream that waits for its own window is not among them: that window's opening is a frame that names it. So what
+    a frame of the client costs does not depend on how many streams it has let wait.
+    """
 
     def __init__(self, on_data: Callable[[], None], on_end: Callable[[Stream], None]) -> None:
         """``on_data`` is called when something of an answer was sent, ``on_end`` when all of it was."""
@@ -41,10 +45,14 @@ class Sender:
         self.is_paused = False
         self._on_data = on_data
         self._on_end = on_end
-        self._waiting: dict[Stream, None] = {}
+        self._ready: dict[Stream, None] = {}
 
-    def apply(self, settings: Iterable[tuple[int, int]], streams: Iterable[Stream]) -> None:
-        """The client's settings, as far as they concern what it is sent. Raises ConnectionFailure."""
+    def apply(self, settings: Iterable[tuple[int, int]], streams: Iterable[Stream]) -> bool:
+        """The client's settings, as far as they concern what it is sent; whether streams may send more now.
+
+        Raises ConnectionFailure.
+        """
+        before = self.initial_window
         for name, value in settings:
             if name == Setting.INITIAL_WINDOW_SIZE:
                 if value > MAX_WINDOW:
@@ -59,6 +67,7 @@ class Sender:
                 self.max_frame_nbytes = min(value, _LARGEST_FRAME_NBYTES)
             elif name == Setting.ENABLE_PUSH and value > 1:
                 raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
+        return self.initial_window > before
 
     # -- answers
 
@@ -68,7 +77,11 @@ class Sender:
 
     def data(self, stream: Stream, parts: list[Buffer], receipt: object = None) -> None:
         """Data, now or when there is room; ``receipt`` is held until then."""
+        nbytes = total_bytes(parts)
+        if nbytes <= _SMALL_NBYTES:
+            parts = [b"".join(parts)]
         stream.outbox.extend((memoryview(part), None) for part in parts if len(part))
+        stream.waiting_nbytes += nbytes
         if receipt is not None and stream.outbox:
             stream.outbox[-1] = (stream.outbox[-1][0], receipt)
         self.pump(stream)
@@ -97,7 +110,8 @@ class Sender:
     def forget(self, stream: Stream) -> None:
         """The stream has ended: what waits is dropped."""
         stream.outbox.clear()
-        self._waiting.pop(stream, None)
+        stream.waiting_nbytes = 0
+        self._ready.pop(stream, None)
 
     def _send_whole(self, stream: Stream, block: bytes, parts: list[Buffer], trailers: bytes) -> bool:
         """A whole answer of one DATA frame; False, and nothing is sent, where it does not fit."""
@@ -129,11 +143,10 @@ class Sender:
         self._on_data()
         return True
 
-    def pump_all(self) -> None:
-        """Windows or the socket opened."""
-        for stream in list(self._waiting):
-            if stream in self._waiting:
-                self.pump(stream)
+    def pump_ready(self) -> None:
+        """The connection's window or the socket opened."""
+        while self._ready and self.window.left > 0 and not self.is_paused and self.outlet is not None:
+            self.pump(next(iter(self._ready)))
 
     def pump(self, stream: Stream) -> None:
         """Send what may be sent of a stream, its trailers too when nothing else waits."""
@@ -157,21 +170,28 @@ class Sender:
             else:
                 outbox[0] = (data[room:], outbox[0][1])
             if nbytes >= _JOIN_NBYTES:
+                self._moved(stream, nbytes)
                 self._write(out, nbytes)
                 out, nbytes = [], 0
+        self._ready.pop(stream, None)
         if outbox:
-            self._waiting[stream] = None
-        else:
-            self._waiting.pop(stream, None)
-            if stream.trailers is not None:
-                flags = END_HEADERS | END_STREAM
-                out += (head(len(stream.trailers), FrameType.HEADERS, flags, stream.id), stream.trailers)
+            if stream.send_window.left > 0:
+                self._ready[stream] = None  # behind the others
+        elif stream.trailers is not None:
+            flags = END_HEADERS | END_STREAM
+            out += (head(len(stream.trailers), FrameType.HEADERS, flags, stream.id), stream.trailers)
+        if nbytes:
+            self._moved(stream, nbytes)
         self._write(out, nbytes)
         if not outbox:
             if stream.trailers is not None:
                 self._on_end(stream)
             elif stream.call is not None:
                 stream.call.drained()
+
+    def _moved(self, stream: Stream, nbytes: int) -> None:
+        stream.waiting_nbytes -= nbytes
+        stream.has_moved = True
 
     def _write(self, out: list[Buffer], nbytes: int) -> None:
         if not out or self.outlet is None:
