@@ -20,6 +20,7 @@ from atoll_stub.execution import Executor
 from atoll_stub.readiness import ReadinessChecker
 from atoll_stub.rendering import render_exception
 from atoll_stub.side_door import Line
+from atoll_stub.surroundings import apply_surroundings
 
 __all__ = ["Instance"]
 
@@ -66,6 +67,10 @@ class Instance:
         if not os.path.isfile(path):
             return f"Failed to preinitialize Python stub: Python model file not found in '{path}'", {}
         set_host(self)
+        try:
+            apply_surroundings(settings["surroundings"])
+        except (OSError, ValueError) as error:
+            return f"The stub process cannot be what the model's parameters say: {error}", {}
         try:
             args = settings["args"]
             if backend_file:

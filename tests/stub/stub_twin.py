@@ -198,6 +198,7 @@ def load_settings(
         "filename": filename,
         "args": args,
         "outputs": list(outputs),
+        "surroundings": {"variables": {}, "threads": {}, "limits": {}},
     }
     return {**settings, **others}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from atoll.errors import Code, ServerError
 from atoll.repository.config import Instance
 
-__all__ = ["HostPolicies"]
+__all__ = ["HostPolicies", "parse_cpus"]
 
 _NODES = Path("/sys/devices/system/node")
 
@@ -28,7 +28,10 @@ class HostPolicies:
         usable = os.sched_getaffinity(0)
         for policy, setting, value in settings:
             if setting == "cpu-cores":
-                cpus = _parse(value, f"host policy '{policy}': '{value}' is no list of cores such as 0-3,8")
+                try:
+                    cpus = parse_cpus(value)
+                except ValueError as error:
+                    raise ServerError(Code.INVALID_ARG, f"host policy '{policy}': {error}") from None
             elif setting == "numa-node":
                 cpus = _of_node(policy, value)
             else:
@@ -52,19 +55,19 @@ class HostPolicies:
 
 
 def _of_node(policy: str, node: str) -> frozenset[int]:
-    complaint = f"host policy '{policy}': this machine has no NUMA node '{node}'"
     try:
-        return _parse((_NODES / f"node{int(node)}" / "cpulist").read_text().strip(), complaint)
+        return parse_cpus((_NODES / f"node{int(node)}" / "cpulist").read_text().strip())
     except (OSError, ValueError) as error:
+        complaint = f"host policy '{policy}': this machine has no NUMA node '{node}'"
         raise ServerError(Code.INVALID_ARG, complaint) from error
 
 
-def _parse(text: str, complaint: str) -> frozenset[int]:
-    """A list as the kernel writes it: ``0-3,8``."""
+def parse_cpus(text: str) -> frozenset[int]:
+    """A list as the kernel writes it: ``0-3,8``. Raises ValueError."""
     cpus: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part)
         if match is None:
-            raise ServerError(Code.INVALID_ARG, complaint)
+            raise ValueError(f"'{text}' is no list of cores such as 0-3,8")
         cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return frozenset(cpus)

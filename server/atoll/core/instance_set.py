@@ -96,4 +96,4 @@ class InstanceSet:
 def _likeness(settings: InstanceSettings) -> object:
     """What an instance cannot change while it lives. Instances on several devices may share a name."""
     kind, device = settings.args["model_instance_kind"], settings.args["model_instance_device_id"]
-    return settings.name, kind, device, settings.passive, settings.rate_limit, settings.cpus
+    return settings.name, kind, device, settings.passive, settings.rate_limit, str(settings.surroundings.get("cpus"))

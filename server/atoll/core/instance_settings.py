@@ -8,6 +8,7 @@ from pathlib import Path
 from atoll_ipc.memory import ArenaSettings
 
 from atoll.core.host_policies import HostPolicies
+from atoll.core.surroundings import surroundings
 from atoll.instances.instance import InstanceSettings, RateLimit
 from atoll.repository.config import Instance, ModelConfig
 
@@ -41,10 +42,9 @@ def instance_settings(
             rate_limit=rate_limit(instance),
             arena=arena,
             start_timeout_s=start_timeout_s,
-            cpus=host_policies.cpus(instance, group.host_policy),
+            surroundings=around,
         )
-        for group in config.instance_groups
-        for instance in group.instances
+        for instance, around in zip(config.instances, surroundings(config, host_policies), strict=True)
     ]
 
 

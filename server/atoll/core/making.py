@@ -17,6 +17,7 @@ from atoll.core.ensemble_plan import Plan, Step
 from atoll.core.instance_settings import initialize_args
 from atoll.core.model import Model, ModelHost
 from atoll.core.python_model import PythonModel
+from atoll.core.surroundings import model_surroundings
 from atoll.environments.interpreter import Interpreter
 from atoll.errors import Code, ServerError
 from atoll.instances.auto_complete import auto_complete
@@ -75,6 +76,7 @@ class ModelMaker:
                 check_stub_name(config.name)
                 completed = await auto_complete(
                     initialize_args(config, version, source.path, instance=None),
+                    model_surroundings(config),
                     path,
                     config.default_model_filename,
                     backend,

@@ -26,6 +26,7 @@ _END_S = 5.0
 
 async def auto_complete(
     args: dict[str, str],
+    surroundings: dict[str, Any],
     version_dir: Path,
     filename: str,
     backend: Path | None,
@@ -63,6 +64,7 @@ async def auto_complete(
         "backend_file": None if backend is None else str(backend),
         "args": args,
         "outputs": [],
+        "surroundings": surroundings,
     }
     process.channel.send([Kind.LOAD, settings])
     try:

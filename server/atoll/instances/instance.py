@@ -77,8 +77,8 @@ class InstanceSettings:
     rate_limit: RateLimit
     arena: ArenaSettings
     start_timeout_s: float
-    cpus: frozenset[int] | None = None
-    """Processors that the stub runs on; None: on any."""
+    surroundings: dict[str, Any]
+    """What atoll.core.surroundings says of the stub's process."""
 
 
 class Owner(RequestOwner, CallOwner, Protocol):
@@ -140,8 +140,6 @@ class Instance:
             on_line=partial(self._owner.output, self),
             side_door=SideDoor(partial(Calls, self, self._owner), self._take_chunk_ids),
         )
-        if settings.cpus is not None:
-            self._process.run_on(settings.cpus)
         self._exchange.attach(self._process.channel, loop.call_soon_threadsafe)
         load = {
             "name": settings.name,
@@ -152,6 +150,7 @@ class Instance:
             "backend_file": settings.backend_file,
             "args": settings.args,
             "outputs": settings.outputs,
+            "surroundings": settings.surroundings,
         }
         self._process.channel.send([Kind.LOAD, load])
         error = await self._loaded

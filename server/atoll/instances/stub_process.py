@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -91,11 +91,6 @@ class StubProcess:
         if side_door is not None:
             side_door.open(channel)
         return cls(fork, channel, outputs, side_door)
-
-    def run_on(self, cpus: Collection[int]) -> None:
-        """Keep the stub, and whatever its model starts, to some processors. To be said before the model is loaded."""
-        with contextlib.suppress(ProcessLookupError):  # its channel tells
-            os.sched_setaffinity(self.fork.pid, cpus)
 
     def kill(self) -> None:
         if not self.fork.exited.done():
