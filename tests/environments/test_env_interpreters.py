@@ -196,3 +196,5 @@ def test_a_python_file_without_requirements(tmp_path: Path, environments: Enviro
     assert refusal(environments, tmp_path / "setup.py").endswith("cannot be made: it has no PEP 723 block")
     assert environments.prepare(tmp_path / "setup.py", is_model_file=True) is OWN
     assert environments.prepare(tmp_path / "missing.py", is_model_file=True) is OWN
+    (tmp_path / "model.txt").write_text("no requirements: default_model_filename may name anything")
+    assert environments.prepare(tmp_path / "model.txt", is_model_file=True) is OWN

@@ -1,4 +1,4 @@
-"""The command ``atoll``: ``atoll serve MODELS`` with any flag of ``tritonserver``."""
+"""The command ``atoll``: ``atoll serve MODELS`` with any flag of ``tritonserver``, and ``atoll env``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ __all__ = ["main"]
 
 _HELP = """\
 Usage: atoll serve MODELS... [options]
+       atoll env list | check MODEL | prune
        atoll --version | --help
 
 MODELS is a model repository, or a folder that holds a config.pbtxt and a model.py.
-The options are those of tritonserver: see atoll serve --help.
+The options are those of tritonserver: see atoll serve --help. For execution environments see atoll env --help.
 """
 _SERVE = "atoll serve MODELS... [options]"
 
@@ -32,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in ("--help", "-h"):
         sys.stdout.write(_HELP)
         return 0
+    if command == "env":
+        from atoll.cli import environments
+
+        return environments.main(arguments[1:])
     if command != "serve":
         complaint = f"unknown command {command!r}" if command else "no command given"
         sys.stderr.write(f"{_HELP}\n{complaint}\n")

@@ -49,7 +49,8 @@ def unpack(archive: Path, folder: Path) -> None:
                     _unpack_member(tar, member, folder)
         _check_links(folder)
     except _UNREADABLE as error:
-        raise _refused(archive, f"it is no archive that can be read, or it is cut short ({error})") from error
+        reason = str(error).partition(":\n")[0]  # what follows is what each kind of archive had to say
+        raise _refused(archive, f"it is no archive that can be read, or it is cut short ({reason})") from error
     except OSError as error:
         raise _refused(archive, f"{error.strerror or error}: {error.filename or folder}") from error
 

@@ -37,13 +37,14 @@ def default_directory() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class CachedEnvironment:
-    """One that is complete. ``used`` is the time of its last use, in seconds since the epoch."""
+    """One that is complete. ``used`` is when it was obtained last, in seconds since the epoch."""
 
     key: str
     path: Path
     source: str
     nbytes: int
     used: float
+    in_use: bool
 
 
 class EnvironmentCache:
@@ -96,7 +97,8 @@ class EnvironmentCache:
                 content = json.loads(about.read_text())
                 path = self.directory / about.stem
                 used = about.stat().st_mtime
-                found.append(CachedEnvironment(about.stem, path, content["source"], content["nbytes"], used))
+                in_use = self._is_used(about.stem)
+                found.append(CachedEnvironment(about.stem, path, content["source"], content["nbytes"], used, in_use))
         return sorted(found, key=lambda environment: environment.used, reverse=True)
 
     def prune(self, max_nbytes: int) -> list[CachedEnvironment]:
@@ -156,6 +158,14 @@ class EnvironmentCache:
             self._about(key).unlink(missing_ok=True)
             shutil.rmtree(self.directory / key, ignore_errors=True)
         return True
+
+    def _is_used(self, key: str) -> bool:
+        with open(self._lock_path(key), "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def _about(self, key: str) -> Path:
         return self.directory / f"{key}.json"

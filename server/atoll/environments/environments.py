@@ -45,7 +45,7 @@ class Environments:
 
     def prepare(self, place: Path, is_model_file: bool = False) -> Interpreter:
         """The same for a path, in the calling thread."""
-        if place.suffix in (".txt", ".py") and place.is_file():
+        if place.is_file() and (place.suffix == ".py" or (place.suffix == ".txt" and not is_model_file)):
             requirements = read_requirements(place)
             if requirements is None and is_model_file:
                 return OWN
