@@ -16,7 +16,7 @@ from pathlib import Path
 import conda_pack
 import pytest
 
-__all__ = ["Prefix", "conda_archive", "conda_prefix", "pyenv_python"]
+__all__ = ["Prefix", "conda_archive", "conda_prefix", "prefixes_folder", "pyenv_python"]
 
 _INSTALL_TIMEOUT_S = 100
 _LEFT_OUT = shutil.ignore_patterns(
@@ -34,6 +34,12 @@ class Prefix:
         self.path = path
         self.python = path / "bin" / "python"
         self.packages = path / "lib" / f"python{version}" / "site-packages"
+
+
+def prefixes_folder(request: pytest.FixtureRequest, otherwise: Path) -> Path:
+    """Where they are built, once for all sessions; ``otherwise`` is for pytest without a cache."""
+    cache = getattr(request.config, "cache", None)  # none with -p no:cacheprovider
+    return otherwise if cache is None else Path(cache.mkdir("environments"))
 
 
 def pyenv_python(version: str) -> Path:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from python_prefixes import Prefix, conda_archive, conda_prefix
+from python_prefixes import Prefix, conda_archive, conda_prefix, prefixes_folder
 
 
 @pytest.fixture(scope="session")
 def prefixes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where they are built, once for all sessions."""
-    cache = getattr(request.config, "cache", None)  # none with -p no:cacheprovider
-    return cache.mkdir("environments") if cache is not None else tmp_path_factory.mktemp("environments")
+    return prefixes_folder(request, tmp_path_factory.mktemp("prefixes"))
 
 
 @pytest.fixture(scope="session")

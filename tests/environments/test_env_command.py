@@ -91,10 +91,7 @@ def test_a_model_that_does_not_load_is_told_why(tmp_path: Path, python38: Prefix
     assert "ModuleNotFoundError: No module named 'orjson'" in ended.stderr
 
 
-def test_an_environment_alone_is_checked(tmp_path: Path, python38: Prefix) -> None:
-    ended = check(python38.path, tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith(f"{python38.path} loads: Python 3.8.")
+def test_an_environment_alone_is_checked(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_text("no archive")
     ended = check(tmp_path / "a.tar.gz", tmp_path)
     assert ended.returncode == 1

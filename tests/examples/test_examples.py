@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from python_prefixes import conda_archive, conda_prefix, prefixes_folder, pyenv_python
 from serving import Served, serve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -56,6 +57,7 @@ CUSTOM_METRICS = Example("custom_metrics", "custom_metrics", ("custom_metrics",)
 RESCHEDULING = Example("rescheduling", "rescheduling", ("rescheduling",), grpc=True)
 ENSEMBLE = Example("ensemble", "ensemble", ("word_counts", "sentiment", "review"))
 SEQUENCE = Example("sequence", "sequence", ("sequence",))
+ENVIRONMENTS = Example("environments", "environments", ("packed", "required"))
 PREPROCESSING = Example("preprocessing", "preprocessing", ("preprocessing",))
 
 PLAIN = [
@@ -109,6 +111,17 @@ def test_client_passes_when_the_readme_is_followed(tmp_path: Path, example: Exam
         run_client(example, server)
 
 
+def test_models_in_two_pythons_answer_side_by_side(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The packed environment comes from pyenv's Python instead of conda's."""
+    prefix = conda_prefix("3.8", prefixes_folder(request, tmp_path))
+    pyenv_python("3.13")
+    repository = install(ENVIRONMENTS, tmp_path)
+    conda_archive(prefix, repository / "packed" / "python38.tar.gz")
+    cache = f"--backend-config=python,env-cache-directory={tmp_path / 'cache'}"
+    with serve(repository, cache) as server:
+        run_client(ENVIRONMENTS, server)
+
+
 def test_examples_are_served_together_without_copying() -> None:
     first, *others = [example.path for example in PLAIN]
     with serve(first, *(f"--model-repository={path}" for path in others)) as server:
@@ -137,6 +150,6 @@ def test_preprocessing_takes_files_of_the_user(tmp_path: Path) -> None:
 
 def test_every_example_is_listed() -> None:
     folders = {path.parent.name for path in EXAMPLES.glob("*/README.md")}
-    assert folders == {example.folder for example in (*PLAIN, PYTORCH)}
+    assert folders == {example.folder for example in (*PLAIN, PYTORCH, ENVIRONMENTS)}
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert [folder for folder in sorted(folders) if f"(examples/{folder}/README.md)" not in readme] == []

@@ -1,0 +1,18 @@
+"""Says which Python and which numpy it runs with, and adds up the numbers it is sent."""
+
+import platform
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            numbers = pb_utils.get_input_tensor_by_name(request, "NUMBERS").as_numpy()
+            text = f"the sum of {len(numbers)} numbers is {numbers.sum():g}"
+            outputs = [("PYTHON", platform.python_version()), ("NUMPY", np.__version__), ("TEXT", text)]
+            tensors = [pb_utils.Tensor(name, np.array([value], np.object_)) for name, value in outputs]
+            responses.append(pb_utils.InferenceResponse(tensors))
+        return responses
