@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import shutil
 import sys
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from atoll.environments.cache import EnvironmentCache
 from atoll.environments.environments import Environments, locate
 from atoll.environments.interpreter import OWN, Interpreter, probe
 from atoll.errors import ServerError
+from atoll.repository.stores import RemoteFile
 
 MODEL_DIR = Path("/models/m")
 
 
 @pytest.fixture
 def environments(tmp_path: Path):
-    environments = Environments(EnvironmentCache(tmp_path / "cache", 0))
+    environments = Environments(EnvironmentCache(tmp_path / "cache", 0), RemoteFile)
     yield environments
     environments.close()
 
@@ -198,3 +204,54 @@ def test_a_python_file_without_requirements(tmp_path: Path, environments: Enviro
     assert environments.prepare(tmp_path / "missing.py", is_model_file=True) is OWN
     (tmp_path / "model.txt").write_text("no requirements: default_model_filename may name anything")
     assert environments.prepare(tmp_path / "model.txt", is_model_file=True) is OWN
+
+
+@pytest.fixture
+def store() -> Iterator[str]:
+    """The URL of a folder in fsspec's store in memory."""
+    store = fsspec.filesystem("memory")
+    yield "memory://environments"
+    store.rm("/environments", recursive=True)
+
+
+def upload(prefix: Path, url: str) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        tar.add(prefix, ".")
+    with fsspec.open(url, "wb") as file:
+        file.write(packed.getvalue())
+
+
+@pytest.mark.spec("python_backend:Q83")
+def test_an_archive_in_a_store_is_fetched_once(tmp_path: Path, environments: Environments, store: str) -> None:
+    url = f"{store}/env.tar.gz"
+    upload(fake(tmp_path / "env", f'exec {sys.executable} "$@"'), url)
+
+    def prefix() -> str:
+        interpreter = asyncio.run(environments.interpreter(url, tmp_path, tmp_path / "model.py"))
+        environments.release(interpreter)
+        assert interpreter.prefix is not None
+        return interpreter.prefix
+
+    first = prefix()
+    (Path(first) / "still the same").touch()
+    assert prefix() == first
+    assert (Path(first) / "still the same").exists()
+    (tmp_path / "env" / "more").touch()
+    upload(tmp_path / "env", url)
+    assert (Path(prefix()) / "more").exists()
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("tmp")]
+
+
+def test_what_a_store_does_not_have(tmp_path: Path, environments: Environments, store: str) -> None:
+    with fsspec.open(f"{store}/folder/file", "wb") as file:
+        file.write(b"no archive")
+    for url, complaint in (
+        (f"{store}/missing.tar.gz", f"failed to read file {store}/missing.tar.gz: "),
+        (f"{store}/folder", f"{store}/folder is no file"),
+        (f"{store}/folder/file", f"{store}/folder/file cannot be unpacked: it is no archive that can be read"),
+        ("nostore://bucket/env.tar.gz", "failed to read file nostore://bucket/env.tar.gz: "),
+    ):
+        with pytest.raises(ServerError) as caught:
+            asyncio.run(environments.interpreter(url, tmp_path, tmp_path / "model.py"))
+        assert complaint in caught.value.message

@@ -11,9 +11,10 @@ from typing import Any
 import fsspec
 import pytest
 from atoll.errors import Code, ServerError
-from atoll.repository.mirror import Mirror, _for_fsspec, is_remote
+from atoll.repository.mirror import Mirror
 from atoll.repository.repositories import Repositories
 from atoll.repository.scan import Options
+from atoll.repository.stores import is_remote, url_for_fsspec
 
 _numbers = itertools.count()
 
@@ -92,10 +93,10 @@ def test_what_is_remote(path: str, remote: bool) -> None:
 )
 def test_urls_of_the_original(url: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_KEY", raising=False)
-    assert _for_fsspec(url) == meant
+    assert url_for_fsspec(url) == meant
     if url.startswith("as:"):
         monkeypatch.setenv("AZURE_STORAGE_KEY", "secret")
-        assert _for_fsspec(url)[1]["account_key"] == "secret"
+        assert url_for_fsspec(url)[1]["account_key"] == "secret"
 
 
 def test_a_copy_of_all_models(mirror: Mirror) -> None:

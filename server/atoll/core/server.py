@@ -35,6 +35,7 @@ from atoll.observe.log import LogSettings, log_verbose
 from atoll.observe.metrics import Metrics, MetricsOptions
 from atoll.observe.trace_settings import TraceOptions
 from atoll.observe.tracer import Tracer
+from atoll.repository.stores import RemoteFile
 from atoll.scheduling.rate_limiter import RateLimiter
 
 __all__ = ["Server", "ServerOptions"]
@@ -89,7 +90,8 @@ class Server:
         self.metrics = Metrics(options.metrics, extra=[self.custom_metrics.collect])
         self.tracer = Tracer(options.trace, self.is_model_ready)
         self.warm_parents = WarmParents()
-        self.environments = Environments(EnvironmentCache(options.env_cache_directory, options.env_cache_nbytes))
+        cache = EnvironmentCache(options.env_cache_directory, options.env_cache_nbytes)
+        self.environments = Environments(cache, RemoteFile)
         self.arena_settings = options.arena
         self.rate_limiter = None if options.rate_limits is None else RateLimiter(options.rate_limits)
         self.start_timeout_s = options.stub_timeout_s

@@ -7,8 +7,10 @@ import hashlib
 import logging
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from atoll.environments.archive import unpack
@@ -25,11 +27,21 @@ _MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
 _READ_NBYTES = 1 << 20
 
 
+class RemoteArchive(Protocol):
+    """An archive in a store; ``mark`` differs when its content does."""
+
+    mark: str
+
+    def copy_to(self, path: Path) -> None: ...
+
+
 class Environments:
     """Those of one server. :meth:`prepare` blocks; :meth:`interpreter` has it done in a thread."""
 
-    def __init__(self, cache: EnvironmentCache) -> None:
+    def __init__(self, cache: EnvironmentCache, find_remote: Callable[[str], RemoteArchive]) -> None:
+        """``find_remote`` gives the file in a store that a URL names, or raises ServerError."""
         self._cache = cache
+        self._find_remote = find_remote
         self._probed: dict[Interpreter, str] = {}
         self._digests: dict[tuple[str, int, int], str] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -39,9 +51,11 @@ class Environments:
 
         A model without one may still carry requirements in its file (PEP 723). To be given to :meth:`release`.
         """
-        place = locate(value, model_dir) if value else model_file
+        place = value if "://" in value else locate(value, model_dir) if value else model_file
         async with self._turns.setdefault(str(place), asyncio.Lock()):
-            return await asyncio.get_running_loop().run_in_executor(None, self.prepare, place, not value)
+            if isinstance(place, str):
+                return await asyncio.to_thread(self.prepare_remote, place)
+            return await asyncio.to_thread(self.prepare, place, not value)
 
     def prepare(self, place: Path, is_model_file: bool = False) -> Interpreter:
         """The same for a path, in the calling thread."""
@@ -61,6 +75,24 @@ class Environments:
         else:
             interpreter = self._unpacked(place)
         _log.info(f"Using Python execution env {place}")
+        return interpreter
+
+    def prepare_remote(self, url: str) -> Interpreter:
+        """The same for an archive in a store, which is fetched where it is not unpacked yet."""
+        archive = self._find_remote(url)
+
+        def make(folder: Path) -> None:
+            _log.info(f"Extracting Python execution env {url}")
+            with tempfile.NamedTemporaryFile(dir=folder.parent) as copy:
+                archive.copy_to(Path(copy.name))
+                try:
+                    unpack(Path(copy.name), folder)
+                except ServerError as error:
+                    raise ServerError(error.code, error.message.replace(copy.name, url)) from error
+            _run_conda_unpack(url, folder)
+
+        interpreter = self._cached(hashlib.sha256(f"{url} {archive.mark}".encode()).hexdigest(), url, make)
+        _log.info(f"Using Python execution env {url}")
         return interpreter
 
     def release(self, interpreter: Interpreter) -> None:
@@ -86,7 +118,7 @@ class Environments:
 
         return self._cached(self._digest(archive), archive, make)
 
-    def _cached(self, key: str, source: Path, make: Callable[[Path], None]) -> Interpreter:
+    def _cached(self, key: str, source: Path | str, make: Callable[[Path], None]) -> Interpreter:
         folder = self._cache.obtain(key, str(source), make)
         try:
             return self._found(folder)
@@ -144,7 +176,7 @@ def _changed_ns(folder: Path) -> int:
     return max(times)
 
 
-def _run_conda_unpack(archive: Path, folder: Path) -> None:
+def _run_conda_unpack(archive: Path | str, folder: Path) -> None:
     """conda-pack's own script: puts the environment's new place into the files that hold the old one."""
     script = folder / "bin" / "conda-unpack"
     if not script.exists():

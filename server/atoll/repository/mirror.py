@@ -1,39 +1,28 @@
 """A repository in an object store (``s3://``, ``gs://``, ``as://``), copied to a local folder that is read instead.
 
 The copy of a model is made beside the one that is there and takes its place at once, by one link: nobody sees half a
-model. Files that the store says are unchanged are linked, not fetched again. The store is reached through fsspec, which
-brings the packages for each kind of store; credentials come from the environment, as those packages read them.
+model. Files that the store says are unchanged are linked, not fetched again.
 
 Everything here waits for a network, and is called in threads.
 """
 
-import contextlib
 import os
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from atoll.errors import Code, ServerError
 from atoll.repository.names import is_plain_name
+from atoll.repository.stores import connect, explained, mark_of
 
-__all__ = ["Mirror", "is_remote"]
+__all__ = ["Mirror"]
 
 _Files = dict[str, tuple[object, ...]]
 """The files of a model, relative to it, and what tells their content from another. A directory has an empty mark."""
 
 _ATTEMPTS = 3
-# What stores call the mark of a content, and the time that it was written.
-_MARKS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "generation")
-_TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
-
-
-def is_remote(path: str) -> bool:
-    """Whether the path of a repository is the URL of a store."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 class Mirror:
@@ -56,7 +45,7 @@ class Mirror:
 
     def names(self) -> list[str]:
         """The models in the store, copied or not. Raises ServerError."""
-        with self._lock, self._explained():
+        with self._lock, explained(f"model repository {self.url}"):
             self._connect()
             return sorted(self._names())
 
@@ -68,12 +57,12 @@ class Mirror:
         """
         failures: dict[str, ServerError] = {}
         with self._lock:
-            with self._explained():
+            with explained(f"model repository {self.url}"):
                 self._connect()
                 names = [name] if name else self._names()
             for known in names:
                 try:
-                    with self._explained():
+                    with explained(f"model repository {self.url}"):
                         files = self._files(known)
                         if files and files != self._copied.get(known):
                             self._copy(known, files)
@@ -90,30 +79,10 @@ class Mirror:
     def _connect(self) -> None:
         """Find the store, at the first call, and see that the repository is there, at every one."""
         if self._store is None:
-            from fsspec.core import url_to_fs  # an optional package
-
-            url, options = _for_fsspec(self.url)
-            self._store, self._root = url_to_fs(url, **options)
+            self._store, self._root = connect(self.url)
         self._store.invalidate_cache()
         if not self._store.isdir(self._root):
             raise ServerError(Code.INTERNAL, f"failed to stat file {self.url}")
-
-    @contextlib.contextmanager
-    def _explained(self) -> Any:
-        """Whatever a store's package raises becomes a ServerError that names the repository."""
-        try:
-            yield
-        except ServerError:
-            raise
-        except ImportError as error:
-            raise ServerError(
-                Code.UNSUPPORTED,
-                f"model repository {self.url} needs a package that is not installed ({error}); "
-                "for S3: pip install 'atoll[remote]'",
-            ) from error
-        except Exception as error:
-            text = str(error) or type(error).__name__
-            raise ServerError(Code.UNAVAILABLE, f"failed to read model repository {self.url}: {text}") from error
 
     def _names(self) -> list[str]:
         entries = self._store.ls(self._root, detail=True)
@@ -131,7 +100,7 @@ class Mirror:
                 continue
             if not all(map(is_plain_name, relative.split("/"))):
                 raise ServerError(Code.INVALID_ARG, f"'{path}' is no path that a model may have")
-            files[relative] = () if about["type"] == "directory" or path.endswith("/") else _mark(about)
+            files[relative] = () if about["type"] == "directory" or path.endswith("/") else mark_of(about)
         return files
 
     # -- the copy
@@ -192,21 +161,3 @@ class Mirror:
             before = Path(os.readlink(link))
             link.unlink()
             shutil.rmtree(before.parent, ignore_errors=True)
-
-
-def _mark(about: Mapping[str, Any]) -> tuple[object, ...]:
-    marks = [about[key] for key in _MARKS if about.get(key)]
-    return (about.get("size"), *(marks or [about[key] for key in _TIMES if about.get(key)]))
-
-
-def _for_fsspec(url: str) -> tuple[str, dict[str, Any]]:
-    """The original's ways to write a URL, as fsspec knows them: an S3 endpoint, an Azure account."""
-    endpoint = re.match(r"s3://(https?://)?([^/:]+:[0-9]+)/(.*)", url)
-    if endpoint is not None:
-        return f"s3://{endpoint[3]}", {"endpoint_url": f"{endpoint[1] or 'http://'}{endpoint[2]}"}
-    azure = re.match(r"as://([^/]+)/(.+)", url)
-    if azure is not None:
-        account = azure[1].removesuffix(".blob.core.windows.net")
-        key = os.environ.get("AZURE_STORAGE_KEY")
-        return f"abfs://{azure[2]}", {"account_name": account, **({"account_key": key} if key else {})}
-    return url, {}

@@ -15,9 +15,10 @@ from pathlib import Path
 from atoll.errors import Code, ServerError
 from atoll.repository import scan
 from atoll.repository.changes import Snapshot, snapshot
-from atoll.repository.mirror import Mirror, is_remote
+from atoll.repository.mirror import Mirror
 from atoll.repository.names import is_plain_name
 from atoll.repository.scan import Listed, ModelSource
+from atoll.repository.stores import is_remote
 
 __all__ = ["Found", "Look", "Repositories"]
 
