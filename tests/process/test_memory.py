@@ -364,9 +364,9 @@ async def grow_and_trim(repository: Path) -> None:
             for nbytes in (MIB, 80 * MIB):
                 assert await infer(server, nbytes) == 2 * nbytes
             assert model.arena.stats().chunks == len(channel.chunk_ids) == 2
-            server._trim()  # used since the last time
+            server._upkeep.trim()  # used since the last time
             assert await infer(server, MIB) == 2 * MIB  # tells the stub that its large answer was read
-            server._trim()
+            server._upkeep.trim()
             assert model.arena.stats().chunks == 1
             assert await infer(server, MIB) == 2 * MIB  # comes behind the stub's answer to the trim
             assert len(channel.chunk_ids) == 1

@@ -23,7 +23,7 @@ class Upkeep:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_TRIM_INTERVAL_S, self._trim)
+        self._timer = asyncio.get_running_loop().call_later(_TRIM_INTERVAL_S, self._again)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -45,8 +45,11 @@ class Upkeep:
                 family.add(labels, value)
         return families
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
         """Give back chunks that nobody has used since the last time."""
         for trim in [*self.trims, *(model.trim for model in self._catalog.living())]:
             self._chunks_gone(trim())
+
+    def _again(self) -> None:
+        self.trim()
         self.start()

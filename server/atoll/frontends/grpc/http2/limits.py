@@ -19,7 +19,7 @@ __all__ = [
     "settings_allowance",
 ]
 
-MAX_CONCURRENT_STREAMS = 1000
+MAX_CONCURRENT_STREAMS = 10_000
 MAX_BLOCK_NBYTES = 32 << 10
 """Of a header block as it comes, in all its frames."""
 MAX_CONTINUATIONS = 16
