@@ -64,6 +64,7 @@ class Peer:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
         self._unread = b""
@@ -141,13 +142,7 @@ class Peer:
 
     def goaway(self) -> ErrorCode:
         """The code of the GOAWAY that comes, behind which the connection ends."""
-        with_end = False
-        try:
-            while True:
-                self.read()
-        except Gone:
-            with_end = True
-        assert with_end
+        self.has_ended()
         return self.goaways[-1][1]
 
     def round_trip(self) -> None:
@@ -160,6 +155,19 @@ class Peer:
         """Whether a call passes on this connection."""
         self.send(self.call(stream_id))
         return bool(self.answer(stream_id).message(messages.ServerLiveResponse).live)
+
+    def is_alive_with_window(self, stream_id: int) -> bool:
+        """The same where the windows of streams begin at nothing."""
+        self.send(self.call(stream_id), self.widen(stream_id, 100))
+        return bool(self.answer(stream_id).message(messages.ServerLiveResponse).live)
+
+    def has_ended(self) -> bool:
+        """Wait until the server ends the connection."""
+        try:
+            self.wait_for(lambda: False)
+        except Gone:
+            pass
+        return True
 
     @staticmethod
     def _has_ended(answer: Answer) -> bool:

@@ -96,6 +96,11 @@ class GrpcCall:
             self._end()
             self._cancel()
 
+    def sent(self) -> None:
+        # Not when there was an answer: a client that does not read it has its deadline all the same.
+        if self._deadline is not None:
+            self._deadline.cancel()
+
     def drained(self) -> None:
         if self._reader.is_held and not self._ended:
             try:
@@ -215,7 +220,6 @@ class GrpcCall:
         parts = self._framed(parts, encoding)
         self._end()
         self._session.sender.answer(self._stream, head, parts, statuses.OK)
-        self._stop_clock()
 
     def refuse(self, error: ServerError) -> None:
         """The call ends with a status other than OK."""
@@ -229,7 +233,6 @@ class GrpcCall:
             self._session.sender.trailers(self._stream, statuses.status_block(code, details))
         else:
             self._session.sender.status(self._stream, statuses.trailers_only(code, details))
-        self._stop_clock()
 
     def _framed(self, parts: Parts, encoding: bytes) -> Parts:
         if encoding:
@@ -242,11 +245,6 @@ class GrpcCall:
         self._reader = MessageReader() if self.is_arriving else self._reader  # a block that was to be filled
         if self._arriving_nbytes:
             self._arrived()
-
-    def _stop_clock(self) -> None:
-        """The deadline is over when the answer has been sent, not when there is one."""
-        if self._deadline is not None and self._stream.call is not self:
-            self._deadline.cancel()
 
     def _expire(self) -> None:
         if not self._ended:

@@ -137,7 +137,6 @@ class _StreamCall(GrpcCall):
             self._end()
             self._begin_answer()
             self._session.sender.trailers(self._stream, statuses.OK)
-            self._stop_clock()
 
     def _begin_answer(self) -> None:
         if not self._head_sent:

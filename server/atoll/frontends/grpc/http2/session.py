@@ -112,6 +112,8 @@ class Session:
             stream.call = call
             if flags & END_STREAM:
                 self._half_close(stream)
+        elif call is not None:
+            call.sent()
 
     def _on_trailers(self, stream: Stream, flags: int, block: bytes) -> None:
         if stream.is_half_closed:
@@ -290,7 +292,9 @@ class Session:
 
     def _sent_all(self, stream: Stream) -> None:
         """The answer has been sent to its end."""
-        stream.call = None
+        call, stream.call = stream.call, None
+        if call is not None:
+            call.sent()
         self.streams.pop(stream.id, None)
         if not stream.is_half_closed:
             self._say_reset(stream.id, ErrorCode.NO_ERROR)  # the client need not send the rest of its request

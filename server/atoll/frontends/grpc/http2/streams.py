@@ -40,7 +40,10 @@ class Call(Protocol):
         """End the call with this error."""
 
     def drained(self) -> None:
-        """All that was to be sent has been."""
+        """All that was to be sent so far has been."""
+
+    def sent(self) -> None:
+        """The answer has been sent to its end."""
 
     @property
     def is_arriving(self) -> bool:
