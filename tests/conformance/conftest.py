@@ -31,6 +31,14 @@ def server(repository: Path) -> Iterator[Served]:
         assert "Traceback" not in served.log
 
 
+@pytest.fixture(scope="session")
+def grpcio_server(repository: Path) -> Iterator[Served]:
+    """The same models behind the other gRPC transport."""
+    with serve(repository, "--grpc-transport=grpcio") as served:
+        yield served
+        assert "Traceback" not in served.log
+
+
 @pytest.fixture
 def wire(server: Served) -> Iterator[Wire]:
     with Wire(server.http_port) as wire:

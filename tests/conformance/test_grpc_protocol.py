@@ -18,6 +18,12 @@ pytestmark = pytest.mark.usefixtures("nothing_stays")
 HEALTH = "/grpc.health.v1.Health/"
 
 
+@pytest.fixture(scope="module", params=["http2", "grpcio"])
+def server(request: pytest.FixtureRequest, server: Served) -> Served:
+    """Both transports answer alike."""
+    return server if request.param == "http2" else request.getfixturevalue("grpcio_server")
+
+
 @pytest.fixture
 def rpc(server: Served) -> Iterator[RpcClient]:
     with RpcClient(server.grpc_url) as client:
