@@ -116,6 +116,35 @@ def test_a_killed_maker_leaves_nothing(cache: EnvironmentCache) -> None:
     assert (cache.directory / "key" / "content").exists()
 
 
+WITH_INSTALLER = """
+import subprocess, sys
+from pathlib import Path
+from atoll.environments.cache import EnvironmentCache
+
+def make(folder):
+    (folder / "half").touch()
+    subprocess.run(["sh", "-c", "echo installing; cat"], close_fds=False)
+
+EnvironmentCache(Path(sys.argv[1]), 0).obtain("key", "source", make)
+"""
+
+
+def test_an_installer_that_outlives_its_server_keeps_the_place(cache: EnvironmentCache) -> None:
+    command = [sys.executable, "-c", WITH_INSTALLER, str(cache.directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"installing\n"
+        server.kill()
+        server.wait()
+        cache.prune(0)
+        assert (cache.directory / "key" / "half").exists()  # the installer still writes there
+        server.stdin.close()
+        assert server.stdout.read() == b""  # it has ended
+    cache.obtain("key", "source", make)
+    assert not (cache.directory / "key" / "half").exists()
+
+
 def test_what_cannot_be_made_leaves_nothing(cache: EnvironmentCache) -> None:
     def fail(folder: Path) -> None:
         make(folder)
