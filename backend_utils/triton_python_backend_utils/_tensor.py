@@ -78,12 +78,15 @@ class Tensor:
             if numpy_array.dtype.kind != "S":
                 raise TritonModelException("NumPy dtype is not supported.")
             code = BYTES.code
+        data = numpy_array
+        if type(data) is not np.ndarray:
+            data = np.asarray(data)  # a subclass may count and copy its elements otherwise: masked arrays, matrices
         if code == BYTES.code:
-            self._data = serialize_byte_tensor(numpy_array) or b""
+            self._data = serialize_byte_tensor(data) or b""
+        elif data.flags.c_contiguous:
+            self._data = data
         else:
-            if not numpy_array.flags.c_contiguous:
-                numpy_array = np.ascontiguousarray(numpy_array)
-            self._data = numpy_array
+            self._data = numpy_array = np.ascontiguousarray(data)
         self._name = name
         self._code = code
         self._shape: Sequence[int] = numpy_array.shape

@@ -102,8 +102,22 @@ def test_an_array_in_c_order_is_kept_itself() -> None:
     assert Tensor("A", array).as_numpy() is array
 
 
-def test_a_subclass_of_array_is_an_array() -> None:
-    assert Tensor("A", np.ma.masked_array(np.zeros(3)))._transmit(None)[3] == bytes(24)  # type: ignore[arg-type]
+@pytest.mark.parametrize("count", [3, INLINE_NBYTES])
+def test_a_subclass_of_array_is_sent_as_its_elements_lie_in_memory(twin: SupervisorTwin, count: int) -> None:
+    array = np.arange(count, dtype=np.float32)
+    masked = np.ma.masked_array(array, mask=array % 2 == 0)
+    column = array[None].view(np.matrix).T
+    for given, expected in ((masked, array), (masked[::-1], array[::-1]), (column, array[:, None])):
+        tensor = Tensor("A", given)
+        assert tensor.shape() == list(expected.shape)
+        assert twin.read(tensor._transmit(twin.store)[3]) == expected.tobytes()
+    assert Tensor("A", masked).as_numpy() is masked
+
+
+def test_strings_of_a_subclass_of_array_are_its_elements() -> None:
+    words = np.array([[b"a", b"b"], [b"c", b"d"]], object)
+    assert sent_strings(words.view(np.matrix).T) == [b"a", b"c", b"b", b"d"]
+    assert sent_strings(np.ma.masked_array(words, mask=[[True, False], [False, True]])) == [b"a", b"b", b"c", b"d"]
 
 
 # -- strings
