@@ -76,7 +76,7 @@ def check_returned(
         raise WrongReturn(
             f"Python model '{name}' is using the decoupled mode and the execute function must return None."
         )
-    if type(returned) is not list:
+    if not isinstance(returned, list):
         raise WrongReturn(f"Expected a list in the execute return, found type '{type(returned)}'.")
     if len(returned) != len(requests):
         raise WrongReturn(

@@ -104,7 +104,7 @@ class InferenceRequest:
             raise TritonModelException("Correlation ID must be integer or string")
         if isinstance(correlation_id, int) and not 0 <= correlation_id <= _UINT64:
             raise RuntimeError(f"correlation_id does not fit an unsigned 64-bit integer: {correlation_id}")
-        self._correlation_id = correlation_id
+        self._correlation_id = int(correlation_id) if isinstance(correlation_id, bool) else correlation_id
 
     @classmethod
     def _received(

@@ -155,6 +155,12 @@ def test_a_correlation_id_is_an_integer_or_a_string(value: Any) -> None:
 
 
 @pytest.mark.spec("python_backend:C169")
+def test_a_correlation_id_that_is_a_bool_is_a_number() -> None:
+    correlation_id = build(correlation_id=True).correlation_id()
+    assert (correlation_id, type(correlation_id)) == (1, int)
+
+
+@pytest.mark.spec("python_backend:C169")
 @pytest.mark.parametrize("value", [b"five", 5.0, np.int64(5), [5]])
 def test_a_correlation_id_of_another_kind_is_refused(value: Any) -> None:
     with pytest.raises(TritonModelException, match=r"^Correlation ID must be integer or string$"):
