@@ -28,7 +28,7 @@ def render_exception(error: BaseException) -> str:
     """Type and text, then the frames, innermost first. Causes and contexts are not shown."""
     try:
         text = str(error) or "<EMPTY MESSAGE>"
-    except Exception as another:  # a model's own class of exceptions may fail at that
+    except BaseException as another:  # a model's own class of exceptions may fail at that, in any way
         text = f"<no text: its __str__ raised {type(another).__name__}>"
     frames = [
         f"  {frame.filename}({frame.lineno}): {frame.name}\n"

@@ -32,6 +32,13 @@ class Unprintable(Exception):
     def __str__(self):
         raise RuntimeError("no text")
 
+class Leaving(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+
+class Responses(list):
+    pass
+
 class TritonPythonModel:
     def execute(self, requests):
         self.sizes = len(requests)
@@ -63,6 +70,7 @@ class TritonPythonModel:
             "surplus": [good, good],
             "strings": ["good"],
             "none": None,
+            "subclass": Responses([good]),
         }[kind]
 
     def crash(self, requests, what):
@@ -76,6 +84,8 @@ class TritonPythonModel:
                 raise ValueError("outer") from error
         if what == "unprintable":
             raise Unprintable()
+        if what == "leaving":
+            raise Leaving()
         if what == "exit":
             raise SystemExit(7)
         if what == "model exception":
@@ -188,6 +198,10 @@ def test_a_model_without_execute_loads_and_fails_each_request(driver: Driver, re
 
 
 @pytest.mark.spec("python_backend:C45")
+def test_a_list_may_be_of_a_subclass(driver: Driver) -> None:
+    assert driver.one("rules", "value:subclass") == {"OUT": "good"}
+
+
 @pytest.mark.parametrize("kind", ["tuple", "str", "dict", "generator"])
 def test_what_is_no_list_is_named_by_its_type(driver: Driver, kind: str) -> None:
     expected = f"{PREFIX}Expected a list in the execute return, found type '<class '{kind}'>'."
@@ -337,6 +351,7 @@ def test_a_model_exception_is_rendered_as_any_other(driver: Driver) -> None:
 
 def test_an_exception_whose_text_fails_is_no_reason_to_die(driver: Driver) -> None:
     pids = driver.served.stubs()
+    assert driver.fails("rules", "crash:leaving").startswith(f"{PREFIX}Leaving: <no text")
     assert driver.fails("rules", "crash:unprintable").startswith(f"{PREFIX}Unprintable: <no text")
     assert driver.served.stubs() == pids
 
