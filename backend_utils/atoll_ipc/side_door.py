@@ -29,6 +29,8 @@ def knock(door: socket.socket) -> Tuple[socket.socket, socket.socket, int]:
     with far_connection, far_lane:
         ends = array.array("i", [far_connection.fileno(), far_lane.fileno()])
         door.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ends)])
+    for end in (connection, lane):
+        end.settimeout(None)  # models set a default timeout for sockets of their own
     welcome = lane.recv(_WELCOME.size)
     if not welcome:
         raise ConnectionError("the supervisor is gone")

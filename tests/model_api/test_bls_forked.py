@@ -19,6 +19,7 @@ FORKING = """
 import json
 import multiprocessing
 import os
+import socket
 import threading
 import numpy
 import triton_python_backend_utils as pb_utils
@@ -127,6 +128,11 @@ class TritonPythonModel:
             at("forked")
             thread.join()
             return [result, met]
+        if order == "default timeout":
+            def impatient():
+                socket.setdefaulttimeout(0.0001)
+                return meet_in_call("longer than that")
+            return outcome(impatient)
         if order == "unknown model":
             return outcome(call, "no_such_model")
         if order == "stream":
@@ -305,6 +311,12 @@ def test_a_child_logs_and_counts(server: Served) -> None:
     perform(server, "log")
     server.wait_for_log("a line of a forked child")
     assert perform(server, "metric") == 3
+
+
+def test_a_childs_call_takes_no_default_timeout_of_the_models(server: Served, rendezvous: Rendezvous) -> None:
+    with in_background(perform, server, "default timeout") as answer:
+        rendezvous.next().let_go("in time")
+        assert answer.result() == "in time"
 
 
 def test_the_call_of_a_child_that_is_killed_ends_with_it(server: Served, rendezvous: Rendezvous) -> None:
