@@ -14,7 +14,17 @@ from atoll_ipc.memory import Slice
 from atoll.errors import ServerError
 from atoll.trace import Trace
 
-__all__ = ["Form", "Parameter", "Request", "Response", "SEQUENCE_END", "SEQUENCE_START", "Tensor", "TensorData"]
+__all__ = [
+    "Form",
+    "Parameter",
+    "Request",
+    "Response",
+    "SEQUENCE_END",
+    "SEQUENCE_START",
+    "Tensor",
+    "TensorData",
+    "well_formed",
+]
 
 Parameter = str | int | bool | float
 TensorData = bytes | bytearray | memoryview | Slice
@@ -191,3 +201,10 @@ class Response:
         self.final = final
         self.empty = empty
         self.receipt: object = None
+
+
+def well_formed(text: str) -> str:
+    """``text`` with what was no UTF-8 where it came from (surrogates by now) replaced."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -350,6 +350,11 @@ def test_response_parameters_arrive(driver: Driver, parameters: dict[str, Any]) 
     assert {name: kinds[type(parameters[name])](value) for name, value in arrived.items()} == parameters
 
 
+def test_a_response_parameter_that_is_no_utf8_arrives_with_replacements(driver: Driver) -> None:
+    [message] = driver.stream(command("parameters", json.dumps({"path\udcff": "a\udcfeb"})))
+    assert message.infer_response.parameters["path\ufffd"].string_param == "a\ufffdb"
+
+
 @pytest.mark.spec("python_backend:Q98")
 @pytest.mark.spec("python_backend:K10")
 @pytest.mark.parametrize(

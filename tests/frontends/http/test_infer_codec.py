@@ -180,6 +180,8 @@ def test_response_with_id_and_parameters() -> None:
     parameters = '"parameters":{"k":"v","n":1,"x":Infinity}'
     assert body.decode() == f'{{"id":"a\u00e9",{names},{parameters},"outputs":[]}}'
     assert answer(codec)[2] == OPENING + b'"outputs":[]}'
+    torn = answer(codec, returned={"k\udcff": "a\udcfe"})[2]  # as a model's parameters that are no UTF-8 arrive
+    assert torn.decode() == f'{{{names},"parameters":{{"k\ufffd":"a\ufffd"}},"outputs":[]}}'
 
 
 @pytest.mark.spec("server:39", "server:61")

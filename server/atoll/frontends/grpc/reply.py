@@ -15,7 +15,7 @@ from atoll.core.regions import RegionSpan
 from atoll.errors import Code, ServerError
 from atoll.frontends.classification import classify
 from atoll.frontends.grpc.wire import RAW_OUTPUT_TAG, STREAMED_RESPONSE_TAG, Parts, field_header, total_bytes
-from atoll.inference import Response, Tensor
+from atoll.inference import Response, Tensor, well_formed
 
 if TYPE_CHECKING:
     from atoll.core.model import Model
@@ -154,7 +154,8 @@ def _tell_region(target: Any, span: RegionSpan, nbytes: int) -> None:
 
 
 def _encode_parameters(target: Any, parameters: dict[str, Any]) -> None:
-    for key, value in parameters.items():
+    for name, value in parameters.items():
+        key = well_formed(name)
         try:
             if isinstance(value, bool):
                 target[key].bool_param = value
@@ -163,7 +164,7 @@ def _encode_parameters(target: Any, parameters: dict[str, Any]) -> None:
             elif isinstance(value, float):
                 target[key].double_param = value
             else:
-                target[key].string_param = value
+                target[key].string_param = well_formed(value)
         except ValueError as error:  # an integer beyond 64 bits, a lone surrogate
             raise ServerError(Code.INTERNAL, f"response parameter '{key}' can not be sent: {error}") from None
 

@@ -24,7 +24,7 @@ from atoll.frontends.http.members import invalid
 from atoll.frontends.http.plan import InferPlan, plan_document, too_large
 from atoll.frontends.http.raw_input import ServedModel, plan_raw
 from atoll.frontends.http.tensor_json import tensor_to_json
-from atoll.inference import Parameter, Request, Response, Tensor, TensorData
+from atoll.inference import Parameter, Request, Response, Tensor, TensorData, well_formed
 
 __all__ = ["DEFAULT_MAX_INPUT_NBYTES", "InferCodec", "parse_header_length", "to_json"]
 
@@ -226,11 +226,11 @@ def _remember(memo: dict[Key, Value], key: Key, value: Value) -> None:
 
 
 def to_json(value: Parameter | Mapping[str, Parameter]) -> bytes:
-    """Compact JSON; bare words for non-finite numbers, bytes that are not UTF-8 as they are."""
+    """Compact JSON; bare words for non-finite numbers."""
     try:
         text = orjson.dumps(value)
     except TypeError:
         text = b"null"
     if b"null" not in text:
         return text
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")
+    return well_formed(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode()

@@ -15,11 +15,11 @@ from atoll_ipc.dtypes import BY_NAME
 from atoll.errors import ServerError
 from atoll.frontends.http.codec import to_json
 from atoll.frontends.http.json_reader import read_json
-from atoll.frontends.http.members import custom_parameter, invalid, well_formed
+from atoll.frontends.http.members import custom_parameter, invalid
 from atoll.frontends.http.plan import too_large
 from atoll.frontends.http.raw_input import InputSpec, ServedModel
 from atoll.frontends.http.tensor_json import data_to_bytes, tensor_to_json
-from atoll.inference import Parameter, Request, Response, Tensor
+from atoll.inference import Parameter, Request, Response, Tensor, well_formed
 
 __all__ = ["read_request", "write_response"]
 

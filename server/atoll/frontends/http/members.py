@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from atoll.errors import Code, ServerError
-from atoll.inference import Parameter
+from atoll.inference import Parameter, well_formed
 
 __all__ = [
     "ARRAY",
@@ -18,7 +18,6 @@ __all__ = [
     "invalid",
     "member",
     "string_member",
-    "well_formed",
     "wrong_type",
 ]
 
@@ -60,13 +59,6 @@ def member(members: Mapping[str, Any], key: str, expected: MemberType) -> Any:
 def string_member(members: Mapping[str, Any], key: str) -> str:
     """The required member ``key``, a string that can be encoded again."""
     return well_formed(member(members, key, STRING))
-
-
-def well_formed(text: str) -> str:
-    """``text`` with what was no UTF-8 in the request (surrogates by now) replaced."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def custom_parameter(key: str, value: object) -> Parameter:

@@ -26,11 +26,10 @@ from atoll.frontends.http.members import (
     invalid,
     member,
     string_member,
-    well_formed,
     wrong_type,
 )
 from atoll.frontends.http.tensor_json import data_to_bytes
-from atoll.inference import SEQUENCE_END, SEQUENCE_START, Form, Parameter
+from atoll.inference import SEQUENCE_END, SEQUENCE_START, Form, Parameter, well_formed
 
 __all__ = ["InferPlan", "OutputForm", "PlannedInput", "element_count", "plan_document", "too_large"]
 

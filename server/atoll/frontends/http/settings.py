@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from atoll.errors import Code, ServerError
 from atoll.frontends.http.json_reader import read_json
-from atoll.frontends.http.members import ARRAY, BOOLEAN, STRING, UNSIGNED, MemberType, as_object, invalid, well_formed
+from atoll.frontends.http.members import ARRAY, BOOLEAN, STRING, UNSIGNED, MemberType, as_object, invalid
+from atoll.inference import well_formed
 from atoll.observe.log import FORMATS
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import orjson
 from atoll.errors import ServerError
 from atoll.frontends.http.answer import JSON, Answer
 from atoll.frontends.http.json_reader import read_json
-from atoll.frontends.http.members import STRING, UNSIGNED, MemberType, as_object, invalid, well_formed
+from atoll.frontends.http.members import STRING, UNSIGNED, MemberType, as_object, invalid
+from atoll.inference import well_formed
 
 if TYPE_CHECKING:
     from atoll.core.server import Server
