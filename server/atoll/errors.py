@@ -4,8 +4,11 @@ Owns the eight error codes of the original's C API. A frontend renders them; not
 """
 
 import enum
+import logging
 
-__all__ = ["Code", "ServerError", "GRPC_STATUS", "HTTP_STATUS"]
+__all__ = ["Code", "ServerError", "GRPC_STATUS", "HTTP_STATUS", "unforeseen"]
+
+_log = logging.getLogger(__name__)
 
 
 class Code(enum.IntEnum):
@@ -70,3 +73,9 @@ class ServerError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.title}: {self.message}"
+
+
+def unforeseen(error: Exception) -> ServerError:
+    """What a client is told of an exception that is a defect of the server's; the log has its traceback."""
+    _log.error("a request met a defect of the server", exc_info=error)
+    return ServerError(Code.INTERNAL, f"{type(error).__name__}: {error}")

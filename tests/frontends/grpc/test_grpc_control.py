@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -32,6 +33,19 @@ def test_health(client: Client, twin: TwinServer, check_health: Callable[[str], 
         assert check_health("") == 2
     finally:
         twin.ready = True
+
+
+def test_a_defect_of_the_server_is_an_answer(
+    client: Client, twin: TwinServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> NoReturn:
+        raise ZeroDivisionError("by chance")
+
+    monkeypatch.setattr(twin, "is_ready", broken)
+    assert client.error("ServerReady") == ("INTERNAL", "ZeroDivisionError: by chance")
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
 
 
 @pytest.mark.spec("server:133")

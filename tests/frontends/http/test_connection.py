@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from atoll.frontends.http.connection import Connection
@@ -66,6 +67,11 @@ class Driver:
         self.connection.get_buffer(-1)[: len(data)] = data
         self.connection.buffer_updated(len(data))
 
+    async def receive_and_wait(self, data: bytes) -> None:
+        self.receive(data)
+        while not self.transport.written:
+            await asyncio.sleep(0)
+
     def sent(self) -> bytes:
         written, self.transport.written = self.transport.written, b""
         return bytes(written)
@@ -83,6 +89,28 @@ def test_liveness(driver: Driver) -> None:
     driver.server.live = False
     driver.receive(REQUEST)
     assert driver.sent() == b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_a_defect_of_the_server_is_an_answer(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> NoReturn:
+        raise ZeroDivisionError("by chance")
+
+    async def broken_later() -> NoReturn:
+        broken()
+
+    monkeypatch.setattr(driver.server, "is_live", broken)
+    monkeypatch.setattr(driver.server, "check_ready", broken_later, raising=False)
+    for path in (b"live", b"ready"):
+        asyncio.run(driver.receive_and_wait(REQUEST.replace(b"live", path)))
+        head, _, body = driver.sent().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert body == b'{"error":"ZeroDivisionError: by chance"}'
+        [record] = caplog.records
+        assert record.exc_info is not None
+        assert record.exc_info[0] is ZeroDivisionError
+        caplog.clear()
 
 
 def test_client_that_does_not_read_is_not_read_from(driver: Driver) -> None:

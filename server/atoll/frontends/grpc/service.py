@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from atoll_ipc.memory import Block
 
-from atoll.errors import Code, ServerError
+from atoll.errors import Code, ServerError, unforeseen
 from atoll.frontends.forwarding import compile_pattern, forward, matching
 from atoll.frontends.grpc.codec import parse
 from atoll.frontends.grpc.control import CONTROL_RPCS, SERVICE, ControlRpc
@@ -154,8 +154,13 @@ class InferenceService:
 
     async def _control(self, rpc: ControlRpc, body: Buffer, headers: Headers) -> Parts:
         self._admit(rpc.category, headers)
-        message = await rpc.answer(self.server, parse(rpc.request, body))
-        return [message.SerializeToString()]
+        try:
+            message = await rpc.answer(self.server, parse(rpc.request, body))
+            return [message.SerializeToString()]
+        except ServerError:
+            raise
+        except Exception as error:  # unanswered, its client would wait for ever
+            raise unforeseen(error) from None
 
     def _admit(self, category: str, headers: Headers) -> None:
         if not self._accepting:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
-from atoll.errors import ServerError
+from atoll.errors import ServerError, unforeseen
 from atoll.frontends.http.answer import CLOSING, JSON, Answer, error_answer, response_opening
 from atoll.frontends.http.body import BLOCK_NBYTES, IncomingBody, make_room
 from atoll.frontends.http.chunked import BadChunk, ChunkedBody
@@ -258,6 +258,8 @@ class Connection(asyncio.BufferedProtocol):
                 answer = answer_to(self._server, route, bytes(body))
             except ServerError as error:
                 answer = error_answer(error, route.content_type)
+            except Exception as error:
+                answer = error_answer(unforeseen(error), route.content_type)
             if not isinstance(answer, Answer):
                 self._busy = True
                 self._answering = asyncio.ensure_future(self._answer_later(route, answer))
@@ -272,6 +274,8 @@ class Connection(asyncio.BufferedProtocol):
             answer = await coming
         except ServerError as error:
             answer = error_answer(error, route.content_type)
+        except Exception as error:  # unanswered, its client would wait for ever
+            answer = error_answer(unforeseen(error), route.content_type)
         self.answer(answer)
 
     @property
