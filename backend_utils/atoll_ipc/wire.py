@@ -128,15 +128,21 @@ class FrameReader:
     """Turns the bytes of a stream into messages. Keeps what is incomplete."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: List[bytes] = []  # joined once there is enough, or a large frame would be copied at every read
+        self._rest_nbytes = 0
+        self._wanted_nbytes = 0
 
     def feed(self, data: bytes) -> List[List[Any]]:
         """The messages that ``data`` completes. Raises ValueError on a frame that cannot be one of ours."""
         if self._rest:
-            data = self._rest + data
-            self._rest = b""
+            self._rest.append(data)
+            self._rest_nbytes += len(data)
+            if self._rest_nbytes < self._wanted_nbytes:
+                return []
+            data = b"".join(self._rest)
+            self._rest = []
         messages = []
-        start, end = 0, len(data)
+        start, end, stop = 0, len(data), 4
         while end - start >= 4:
             (length,) = _LENGTH.unpack_from(data, start)
             if length > MAX_FRAME_NBYTES:
@@ -148,8 +154,11 @@ class FrameReader:
                 msgpack.unpackb(data[start + 4 : stop], strict_map_key=False, unicode_errors="surrogateescape")
             )
             start = stop
+            stop += 4
         if start < end:
-            self._rest = data[start:] if start else data
+            self._rest = [data[start:] if start else data]
+            self._rest_nbytes = end - start
+            self._wanted_nbytes = stop - start
         return messages
 
 

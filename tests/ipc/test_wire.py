@@ -46,6 +46,16 @@ def test_a_stream_may_come_byte_by_byte() -> None:
     assert received == [[1], [2]]
 
 
+def test_the_parts_of_a_large_frame_are_joined_once() -> None:
+    frame = pack([bytes(1 << 20)])
+    parts = [frame[start : start + 65536] for start in range(0, len(frame), 65536)]
+    reader = FrameReader()
+    for part in parts[:-1]:
+        assert reader.feed(part) == []
+    assert all(kept is part for kept, part in zip(reader._rest, parts[:-1], strict=True))
+    assert reader.feed(parts[-1] + pack([2])) == [[bytes(1 << 20)], [2]]
+
+
 def test_a_frame_is_its_length_and_a_msgpack_array() -> None:
     assert pack([Kind.TRIM]) == b"\x02\x00\x00\x00" + b"\x91\x06"
 
