@@ -229,14 +229,7 @@ class Arena:
         with self._lock:
             self._collect()
             try:
-                for chunk in self._chunks.values():
-                    start = chunk.take(nbytes)
-                    if start is not None:
-                        break
-                else:
-                    chunk = self._grow(nbytes)
-                    start = chunk.take(nbytes)
-                    assert start is not None
+                chunk, start = self._take(nbytes)
             except OSError as error:
                 raise OutOfSharedMemory(self._explain(nbytes, error)) from error
             self._blocks += 1
@@ -270,6 +263,21 @@ class Arena:
                 blocks=self._blocks,
             )
 
+    def _take(self, nbytes: int) -> Tuple[Chunk, int]:
+        """Room in some chunk. Raises OSError."""
+        for chunk in self._chunks.values():
+            try:
+                start = chunk.take(nbytes)
+            except OSError:
+                continue  # another chunk may have reserved as much already, and a new one may be backed otherwise
+            if start is not None:
+                return chunk, start
+        chunk = self._grow(nbytes)
+        start = chunk.take(nbytes)
+        assert start is not None
+        self._chunks[chunk.id] = chunk
+        return chunk, start
+
     def _collect(self) -> None:
         while self._returned:
             chunk_id, start, nbytes = self._returned.popleft()
@@ -287,7 +295,6 @@ class Arena:
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         chunk = Chunk(self._next_chunk_id, chunk_nbytes, settings)
         self._next_chunk_id += 1
-        self._chunks[chunk.id] = chunk
         return chunk
 
     def _explain(self, nbytes: int, error: OSError) -> str:

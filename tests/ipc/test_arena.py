@@ -239,6 +239,39 @@ def test_space_that_cannot_be_reserved_is_an_error_that_says_what_to_do(
     assert after.start == before.start + before.nbytes  # nothing of the refused block stayed
 
 
+def test_a_chunk_that_cannot_reserve_leaves_it_to_the_others(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [arena.allocate(12 * PAGE)]
+    arena.allocate(6 * PAGE)  # too many for the first chunk; the second one keeps them reserved
+    monkeypatch.setattr(os, "posix_fallocate", _no_space)
+    held.append(arena.allocate(3 * PAGE))
+    assert held[1].chunk is not held[0].chunk
+
+
+def test_where_shm_is_full_what_chunks_cannot_reserve_comes_from_memfd(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = arena.allocate(PAGE)
+
+    def full(fd: int, offset: int, nbytes: int) -> None:
+        if fd == first.chunk.fd:
+            _no_space(fd, offset, nbytes)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(memory, "_posix_has_room", lambda nbytes: False)
+    second = arena.allocate(PAGE)
+    assert os.readlink(f"/proc/self/fd/{second.chunk.fd}").startswith("/memfd:")
+    assert arena.stats().chunks == 2
+
+
+@pytest.mark.usefixtures("no_descriptor_stays")
+def test_a_new_chunk_that_cannot_reserve_is_given_up(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", _no_space)
+    for _ in range(2):
+        with pytest.raises(OutOfSharedMemory):
+            arena.allocate(PAGE)
+    assert arena.stats().chunks == 0
+
+
 def test_what_was_reserved_before_needs_no_space(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     arena.allocate(4 * PAGE)
     monkeypatch.setattr(os, "posix_fallocate", _no_space)
