@@ -31,6 +31,7 @@ class Served:
         self.process = process
         self.ports: dict[str, int] = {}
         self._lines: list[str] = []
+        self._ended = False
         self._arrived = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -42,7 +43,7 @@ class Served:
                 self._lines.append(line)
                 self._arrived.notify_all()
         with self._arrived:
-            self._lines.append("")
+            self._ended = True
             self._arrived.notify_all()
 
     @property
@@ -72,10 +73,13 @@ class Served:
             return "".join(self._lines)
 
     def wait_for_log(self, pattern: str, timeout_s: float = 20, times: int = 1) -> re.Match[str]:
-        """Wait until the log holds ``pattern`` (a regular expression) so many times; the last match."""
+        """Wait until the log holds ``pattern`` (a regular expression) so many times; the last match.
+
+        Does not wait any longer when the server is gone.
+        """
         compiled = re.compile(pattern)
         with self._arrived:
-            self._arrived.wait_for(lambda: len(self._matches(compiled)) >= times, timeout_s)
+            self._arrived.wait_for(lambda: self._ended or len(self._matches(compiled)) >= times, timeout_s)
             matches = self._matches(compiled)
         assert len(matches) >= times, f"{pattern!r} is {len(matches)} times in the log, not {times}:\n{self.log}"
         return matches[-1]
