@@ -6,7 +6,7 @@ The loop outlives each ``execute``: a task that one call started goes on in the 
 import asyncio
 import concurrent.futures
 import threading
-from typing import Any, Coroutine, Optional
+from typing import Any, Callable, Coroutine, Optional
 
 __all__ = ["CoroutineLoop"]
 
@@ -22,6 +22,11 @@ class CoroutineLoop:
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> "concurrent.futures.Future[Any]":
         """Let a coroutine run; its future."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._running())
+
+    def soon(self, action: Callable[[], object]) -> None:
+        """Do this in the loop's thread, when what runs there now is done."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(action)
 
     def stop(self) -> None:
         self._stopped = True

@@ -1,5 +1,6 @@
 """Running batches: ``execute`` under the original's rules, and every way in which a request may be answered."""
 
+import gc
 import inspect
 import logging
 import time
@@ -158,6 +159,8 @@ class Executor:
         if error is not None:
             text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             self._channel.send([Kind.LOG, _ERROR, self._name, text])
+        if self._replies and (error is not None or future.cancelled()):
+            self.coroutines.soon(gc.collect)  # frames that an exception went through often hold each other, and senders
 
     # -- replies (triton_python_backend_utils._sender.ReplyHost)
 

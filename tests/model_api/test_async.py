@@ -105,6 +105,12 @@ class TritonPythonModel:
                 await asyncio.sleep(0)
                 sender.send(response(str(number)))
             sender.send(flags=FINAL)
+        elif verb == "negative, kept":
+            try:
+                raise ValueError("in a cycle with its frames")
+            except ValueError as error:
+                kept = error
+                raise
         elif verb == "negative after the end":
             sender.send(response("done"), FINAL)
             raise ValueError("too late to matter")
@@ -212,6 +218,11 @@ def test_an_exception_in_a_background_coroutine_is_logged_and_its_client_answere
     )
     assert "raise ValueError" in logged.group().replace("\\n", "\n")
     assert driver.all("background", "count:1") == [{"OUT": "0"}]
+
+
+def test_an_exception_that_holds_its_frames_holds_no_client(driver: Driver) -> None:
+    [answer] = driver.all("background", "negative, kept")
+    assert "The model neither returned a response nor sent its final one" in answer[""]
 
 
 def test_an_exception_after_the_final_response_is_only_logged(driver: Driver) -> None:
