@@ -123,6 +123,12 @@ def test_parameters_are_passed_on(served: Served) -> None:
     }
 
 
+@pytest.mark.spec("python_backend:C277")
+def test_inputs_are_in_host_memory_whatever_a_model_would_take(served: Served) -> None:
+    served.wait_for_log("Forcing CPU only input tensors: model 'explicit' gets none that lie on a GPU")
+    assert args_of(served, "explicit")["model_instance_kind"] == "CPU"
+
+
 @pytest.mark.spec("python_backend:Q37")
 def test_models_may_run_unittest_in_themselves(served: Served) -> None:
     args = args_of(served, "explicit")

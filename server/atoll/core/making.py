@@ -129,3 +129,5 @@ def _check_parameters(config: ModelConfig) -> None:
     if value not in ("yes", "no"):
         # The quote without a partner is the original's.
         raise ServerError(Code.UNSUPPORTED, f"Incorrect value for {_FORCE_CPU}: {value}'")
+    if value == "no":
+        _log.warning(f"Forcing CPU only input tensors: model '{config.name}' gets none that lie on a GPU")
