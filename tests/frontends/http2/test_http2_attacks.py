@@ -233,3 +233,26 @@ def test_a_call_leaves_nothing_that_only_the_garbage_collector_finds(
         assert frontends.thread.call(lambda: sum(call() is not None for call in calls)) <= 1
     finally:
         gc.enable()
+
+
+def test_a_stream_that_is_reset_while_its_answer_waits(open_peer: OpenPeer) -> None:
+    """It waits for the connection's window; when that opens, nothing more of it is sent."""
+    peer = open_peer(initial_window_size=1 << 20)
+    data = bytes(100_000)
+    request = framed(infer_request(raw=[("IN", "UINT8", [len(data)], data)]))
+    peer.send(peer.headers(1, request_fields(INFER)), peer.data(1, request, True))
+    peer.wait_for(lambda: 1 in peer.answers and len(peer.answers[1].data) == 65535)
+    peer.send(peer.reset(1), peer.widen(0, 1 << 20))
+    assert peer.is_alive(3)
+    peer.round_trip()
+    assert len(peer.answers[1].data) == 65535
+
+
+def test_more_data_than_the_window_of_a_stream(open_peer: OpenPeer) -> None:
+    """One that is held gets no credit; what is sent all the same costs the stream, not the connection."""
+    peer = open_peer(initial_window_size=0)
+    window = peer.settings[Setting.INITIAL_WINDOW_SIZE]
+    peer.send(peer.headers(1, request_fields(STREAM)), peer.data(1, bytes(5) * 100_000))
+    peer.send(*[peer.data(1, bytes(1 << 20))] * (window >> 20))
+    assert peer.reset_of(1) == ErrorCode.FLOW_CONTROL_ERROR
+    assert peer.is_alive_with_window(3)
