@@ -4,7 +4,7 @@ from typing import Any, List, Sequence, cast
 
 import numpy as np
 
-__all__ = ["integer", "number", "sequence", "text"]
+__all__ = ["boolean", "integer", "number", "sequence", "text"]
 
 
 def text(value: Any, name: str) -> str:
@@ -24,6 +24,13 @@ def integer(value: Any, name: str, low: int, high: int) -> int:
     if not low <= number <= high:
         raise TypeError(f"{name} must be from {low} to {high}, not {number}")
     return cast(int, number)
+
+
+def boolean(value: Any, name: str) -> bool:
+    """Anything that is true or false, but for None and texts."""
+    if value is None or isinstance(value, (str, bytes, bytearray)):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+    return bool(value)
 
 
 def number(value: Any, name: str) -> float:

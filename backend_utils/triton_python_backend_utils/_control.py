@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, Optional
 
-from triton_python_backend_utils._arguments import text
+from triton_python_backend_utils._arguments import boolean, text
 from triton_python_backend_utils._errors import TritonModelException
 from triton_python_backend_utils._host import get_host
 
@@ -31,7 +31,8 @@ def load_model(model_name: str, config: str = "", files: Optional[Dict[str, byte
 
 def unload_model(model_name: str, unload_dependents: bool = False) -> None:
     """Begin to unload a model; ``unload_dependents`` takes the models an ensemble is made of along."""
-    _ask("Failed to unload model: ", "unload_model", text(model_name, "model_name"), bool(unload_dependents))
+    arguments = text(model_name, "model_name"), boolean(unload_dependents, "unload_dependents")
+    _ask("Failed to unload model: ", "unload_model", *arguments)
 
 
 def is_model_ready(model_name: str, model_version: str = "") -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any, Dict, List, Literal, Optional, Sequence, Set, Tuple, Union, overload
 
-from triton_python_backend_utils._arguments import integer, sequence, text
+from triton_python_backend_utils._arguments import boolean, integer, sequence, text
 from triton_python_backend_utils._errors import TritonModelException
 from triton_python_backend_utils._host import get_host
 from triton_python_backend_utils._iterator import ResponseIterator
@@ -220,8 +220,9 @@ class InferenceRequest:
         Whatever goes wrong with the request is an error in the response. Raises :class:`TritonModelException` only
         where the model may not call others: before ``initialize`` has returned and in ``finalize``.
         """
+        streaming = boolean(decoupled, "decoupled")
         host = get_host()
-        return ResponseIterator(host.stream(self)) if decoupled else host.infer(self)
+        return ResponseIterator(host.stream(self)) if streaming else host.infer(self)
 
     @overload
     def async_exec(self, decoupled: Literal[False] = False) -> "asyncio.Future[InferenceResponse]": ...
@@ -238,4 +239,4 @@ class InferenceRequest:
         The calls run in the loop's default executor. RuntimeError when no loop is running.
         """
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(None, self.exec, decoupled)
+        return loop.run_in_executor(None, self.exec, boolean(decoupled, "decoupled"))

@@ -1,5 +1,6 @@
 """Requests, responses and errors as a model makes and reads them."""
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -211,6 +212,19 @@ def test_parameters_are_those_at_the_time_of_the_call() -> None:
     request = build(parameters=parameters)
     parameters["a"] = 2
     assert request.parameters() == '{"a": 1}'
+
+
+@pytest.mark.parametrize("decoupled", [None, "yes", b"", bytearray(b"x")])
+def test_whether_a_call_is_decoupled_is_no_text(decoupled: Any) -> None:
+    async def call() -> None:
+        await build().async_exec(decoupled=decoupled)
+
+    with pytest.raises(TypeError, match="decoupled must be a bool"):
+        build().exec(decoupled=decoupled)
+    with pytest.raises(TypeError, match="decoupled must be a bool"):
+        asyncio.run(call())
+    with pytest.raises(TypeError, match="unload_dependents must be a bool"):
+        pb_utils.unload_model("m", decoupled)
 
 
 def test_a_request_cannot_be_executed_without_a_server() -> None:
