@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import pytest
 from atoll.embedding.log import process_log
 from embedded import EXAMPLE_MODELS
+from shared_regions import start_tracker
 from tritonserver import ModelControlMode, Server
 
 
 @pytest.fixture(scope="package", autouse=True)
-def _logging() -> Iterator[None]:
+def _process() -> Iterator[None]:
     """Other tests of this process look at the logger of the supervisor themselves."""
+    start_tracker()
     yield
     process_log.remove()
 

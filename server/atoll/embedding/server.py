@@ -45,9 +45,16 @@ class EmbeddedServer:
     """One server and its loop thread. Methods are for any thread but the loop's own, unless they say otherwise."""
 
     def __init__(self, options: ServerOptions, shows_metrics: bool, collectors: Iterable[Collector] = ()) -> None:
-        """``collectors`` add to the metrics page; all that is on it unless it ``shows_metrics`` of its own."""
+        """``collectors`` add to the metrics page; all that is on it unless it ``shows_metrics`` of its own.
+
+        Raises ServerError for options that cannot be.
+        """
         self._thread = LoopThread(f"atoll-{next(_numbers)}")
-        self._core = self._thread.call(_made(options))
+        try:
+            self._core = self._thread.call(_made(options))
+        except BaseException:
+            self._thread.end()
+            raise
         self._listeners: set[Listener] = set()
         self._stopped = False
         self._page = Registry()

@@ -15,6 +15,8 @@ from atoll.trace import Trace
 
 __all__ = ["Header", "Tracer"]
 
+_RESTART_S = 5.0
+
 Header = Callable[[str], str]
 """A request's header by its name in small letters; empty when there is none."""
 
@@ -26,13 +28,16 @@ class Tracer:
         """``is_served`` tells of a model's name whether there is such a model. Raises ServerError."""
         self.is_on = False
         """Whether any request may be traced; ask before :meth:`sample`."""
-        self._control = TraceControl(options)
         self._is_served = is_served
         self._numbers = itertools.count(1)
-        self._makes_spans = options.mode == "opentelemetry"
-        self._writer: TraceWriter = SpanWriter(options.exporter) if self._makes_spans else FileWriter(options.file)
         self._thread: TraceThread | None = None
         self._started = False
+        self._use(options)
+
+    def _use(self, options: TraceOptions) -> None:
+        self._control = TraceControl(options)
+        self._makes_spans = options.mode == "opentelemetry"
+        self._writer: TraceWriter = SpanWriter(options.exporter) if self._makes_spans else FileWriter(options.file)
 
     # -- settings
 
@@ -58,6 +63,12 @@ class Tracer:
         self._writer.open()
         self._started = True
         self._adapt()
+
+    def restart(self, options: TraceOptions) -> None:
+        """Go on with other options, after what has ended was written. Raises ServerError when that cannot be."""
+        self.stop(_RESTART_S)
+        self._use(options)
+        self.start()
 
     def _adapt(self) -> None:
         """The settings may have changed."""

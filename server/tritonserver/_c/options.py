@@ -1,7 +1,7 @@
 """``TRITONSERVER_ServerOptions``: setters one by one, and what they mean to the core.
 
 Wrong Python types are TypeErrors, as from any binding. Settings of the log act at once, on the whole process. Settings
-that have no meaning here (GPU pools, device limits, host policies …) are checked and then without effect.
+that have no meaning here (GPU pools, device limits …) are checked and then without effect.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class TRITONSERVER_ServerOptions:
         self._startup_models: list[str] = []
         self._is_strict_config = False
         self._limits_rate = False
+        self._host_policies: list[tuple[str, str, str]] = []
         self._resources: list[tuple[str, int, int | None]] = []
         self._pinned_nbytes = 1 << 28
         self._cache: list[tuple[str, str, str]] = []
@@ -120,6 +121,14 @@ class TRITONSERVER_ServerOptions:
     def set_pinned_memory_pool_byte_size(self, nbytes: int) -> None:
         self._pinned_nbytes = _unsigned(nbytes)
 
+    def set_host_policy(self, policy: str, setting: str, value: str) -> None:
+        if _typed(setting, str) not in _HOST_POLICIES:
+            raise UnsupportedError(
+                f"Unsupported host policy setting '{setting}' is specified, supported settings are 'numa-node', "
+                "'cpu-cores'"
+            )
+        self._host_policies.append((_typed(policy, str), setting, _typed(value, str)))
+
     # -- what has no meaning here
 
     def set_cuda_memory_pool_byte_size(self, device: int, nbytes: int) -> None:
@@ -147,14 +156,6 @@ class TRITONSERVER_ServerOptions:
             raise InvalidArgumentError(f"expects device ID >= 0, got {device}")
         if not 0 <= fraction <= 1:
             raise InvalidArgumentError(f"expects limit fraction to be in range [0.0, 1.0], got {fraction:.6f}")
-
-    def set_host_policy(self, policy: str, setting: str, value: str) -> None:
-        _typed(policy, str), _typed(value, str)
-        if _typed(setting, str) not in _HOST_POLICIES:
-            raise UnsupportedError(
-                f"Unsupported host policy setting '{setting}' is specified, supported settings are 'numa-node', "
-                "'cpu-cores'"
-            )
 
     # -- metrics
 
@@ -226,6 +227,7 @@ class TRITONSERVER_ServerOptions:
             startup_models=tuple(self._startup_models),
             auto_complete_config=not self._is_strict_config,
             rate_limits=tuple(self._resources) if self._limits_rate else None,
+            host_policies=tuple(self._host_policies),
             cache=tuple(self._cache),
             arena=ArenaSettings(
                 default_nbytes=python.shm_default_byte_size,

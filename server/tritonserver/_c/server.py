@@ -41,11 +41,11 @@ class TRITONSERVER_Server:
 
     def __init__(self, options: TRITONSERVER_ServerOptions) -> None:
         self._exit_timeout_s = options.exit_timeout_s
-        self.embedded = EmbeddedServer(
-            options.for_core(TraceOptions()), options.shows_metrics, [process_metrics.collect]
-        )
-        self._core = self.embedded.core
         with translated():
+            self.embedded = EmbeddedServer(
+                options.for_core(TraceOptions()), options.shows_metrics, [process_metrics.collect]
+            )
+            self._core = self.embedded.core
             self.embedded.start()
 
     def _ptr(self) -> EmbeddedServer:

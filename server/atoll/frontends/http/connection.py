@@ -61,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self._write_paused = False
         self._receipts: list[object] = []  # of what the client has not read
         self._closing = False  # after the request in progress
+        self._silent: asyncio.Transport | None = None  # in place of the other, once nobody gets an answer any more
         self._leaving = False  # as soon as what was written is on its way
         self.began_ns = 0  # when the head of the request in progress was there; noted only while requests are traced
 
@@ -72,7 +73,7 @@ class Connection(asyncio.BufferedProtocol):
         self._frontend.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._silent = None
         self._frontend.connections.discard(self)
         self._body = None
         self._receipts.clear()
@@ -86,6 +87,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._busy:
+            if self._silent is not None:
+                return
             self._pending += self._shared[:nbytes]
             if len(self._pending) > MAX_HEAD_NBYTES and self._transport is not None:
                 self._transport.pause_reading()
@@ -347,6 +350,16 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = True
         if not self._busy and self._transport is not None:
             self._leave(self._transport)
+
+    def fall_silent(self) -> None:
+        """Close, unless a request is in progress: then the client is neither answered nor sent away."""
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        if self._busy:
+            self._silent = transport
+        else:
+            transport.close()
 
     def _leave(self, transport: asyncio.Transport) -> None:
         """Close, once what was written is on its way: a TLS transport that is closed waits only so long for that."""

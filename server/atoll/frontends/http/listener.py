@@ -96,6 +96,13 @@ class HttpFrontend:
             await asyncio.sleep(0.01)
         return not self.connections
 
+    async def abandon(self) -> None:
+        """Stop at once: whoever waits for an answer waits on, and gets none."""
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.fall_silent()
+
     def _complete(self, head: Head) -> None:
         """What follows from a head and the settings."""
         head.target = find_target(head.method, head.path, head.headers, self._restrictions)

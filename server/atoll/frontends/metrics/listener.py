@@ -67,6 +67,9 @@ class MetricsFrontend:
             except asyncio.TimeoutError:
                 pass  # a client that does not read; it goes with the process
 
+    async def abandon(self) -> None:
+        await self.stop()
+
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         if request.method != "GET":
             return _plain(405, b'{"error":"Method Not Allowed"}')

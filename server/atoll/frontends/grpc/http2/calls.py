@@ -101,6 +101,11 @@ class GrpcCall:
         if self._deadline is not None:
             self._deadline.cancel()
 
+    def give_up(self) -> None:
+        if not self._ended:
+            self.refuse(ServerError(Code.CANCELLED, "CANCELLED"))
+            self._cancel()
+
     def drained(self) -> None:
         if self._reader.is_held and not self._ended:
             try:

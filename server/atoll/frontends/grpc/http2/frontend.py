@@ -27,6 +27,8 @@ _RETIRING_S = 20.0
 _MOST_LINGERING_S = 30.0
 _AGE_JITTER = 0.1
 """So that clients that came together do not all come back together."""
+_FAREWELL_S = 1.0
+"""For what clients are told last."""
 
 
 class Http2Frontend:
@@ -88,6 +90,20 @@ class Http2Frontend:
             for connection in list(self._timers):
                 connection.abort()
             await self._empty(_TLS_CLOSING_S)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    async def abandon(self) -> None:
+        """Stop at once: clients of running calls are told that these are cancelled."""
+        self._service.refuse_new_calls()
+        self._is_stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._timers):
+            connection.session.give_up()
+        if not await self._empty(_FAREWELL_S):
+            for connection in list(self._timers):
+                connection.abort()
         if self._sweeping is not None:
             self._sweeping.cancel()
 

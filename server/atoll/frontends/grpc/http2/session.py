@@ -341,6 +341,13 @@ class Session:
             self._connection.write(goaway(self._last_stream_id, ErrorCode.NO_ERROR))
             self._end_if_done()
 
+    def give_up(self) -> None:
+        """The same at once: every client is told that its call is cancelled."""
+        for stream in list(self.streams.values()):
+            if stream.call is not None:
+                stream.call.give_up()
+        self.shut_down()
+
     def fail(self, failure: ConnectionFailure) -> None:
         """Tell the client why, and end."""
         self._connection.write(goaway(self._last_stream_id, failure.code, failure.reason))

@@ -39,6 +39,9 @@ class Call(Protocol):
     def refuse(self, error: ServerError) -> None:
         """End the call with this error."""
 
+    def give_up(self) -> None:
+        """The server goes away: tell the client that the call is cancelled."""
+
     def drained(self) -> None:
         """All that was to be sent so far has been."""
 

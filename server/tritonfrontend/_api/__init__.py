@@ -1,0 +1,1 @@
+"""What ``tritonfrontend`` exports, module by module."""
