@@ -233,6 +233,10 @@ def refused(rpc: RpcClient, request: Any) -> tuple[str, str]:
     ("request_", "details"),
     [pytest.param(*row[1:], id=row[0], marks=pytest.mark.spec(f"server:{row[0].split()[0]}")) for row in INVALID],
 )
+@pytest.mark.spec("server:257")
+@pytest.mark.spec("server:258")
+@pytest.mark.spec("server:259")
+@pytest.mark.spec("server:262")
 def test_invalid_request(rpc: RpcClient, request_: Any, details: str) -> None:
     assert refused(rpc, request_) == ("INVALID_ARGUMENT", details)
 

@@ -150,6 +150,7 @@ from infer_rows import (
         answer=f"{RID}input byte size mismatch for input 'INPUT0' for model 'ident_fp32'. Expected 12, got 0",
     ),
 )
+@pytest.mark.spec("server:262")
 def test_strings_and_raw_requests(wire: Wire, row: Row) -> None:
     check(wire, row)
 

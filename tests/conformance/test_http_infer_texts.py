@@ -201,6 +201,9 @@ from infer_rows import (
 )
 @pytest.mark.spec("server:51")
 @pytest.mark.spec("server:53")
+@pytest.mark.spec("server:257")
+@pytest.mark.spec("server:258")
+@pytest.mark.spec("server:259")
 def test_json_request(wire: Wire, row: Row) -> None:
     check(wire, row)
 

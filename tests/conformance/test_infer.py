@@ -178,6 +178,7 @@ def test_each_version_answers_for_itself_and_the_highest_by_default(client: Clie
     assert facts(client.infer("versions", given))["version"] == str(max(VERSIONS))
 
 
+@pytest.mark.spec("server:263")
 @pytest.mark.spec("python_backend:Q10")
 @pytest.mark.parametrize("present", [["INPUT0"], ["INPUT0", "INPUT2"], ["INPUT2", "INPUT0", "INPUT1"]], ids="-".join)
 def test_optional_inputs_may_be_left_out(client: Client, present: list[str]) -> None:

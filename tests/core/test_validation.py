@@ -77,15 +77,18 @@ def string(*elements: bytes) -> bytes:
 # -- names and counts
 
 
+@pytest.mark.spec("server:257")
 def test_an_unknown_input() -> None:
     assert refused(BATCHED, tensor("X", 1, 2, 2)) == "unexpected inference input 'X' for model 'M'"
 
 
+@pytest.mark.spec("server:257")
 def test_an_input_twice() -> None:
     inputs = [tensor("A", 1, 2, 2), tensor("B", 1, 3), tensor("A", 1, 2, 2)]
     assert refused(TWO, *inputs) == RID + "input 'A' already exists in request"
 
 
+@pytest.mark.spec("server:257")
 def test_an_unknown_output() -> None:
     assert refused(BATCHED, tensor("A", 1, 2, 2), outputs=("OUT", "X")) == (
         "unexpected inference output 'X' for model 'M'"
@@ -96,6 +99,7 @@ def test_outputs_are_looked_at_before_inputs() -> None:
     assert "unexpected inference output 'X'" in refused(BATCHED, outputs=("X",))
 
 
+@pytest.mark.spec("server:257")
 def test_an_input_too_few() -> None:
     assert refused(TWO, tensor("A", 1, 2, 2)) == (
         RID + "expected 2 inputs but got 1 inputs for model 'M'. Got input(s) ['A'], but missing required input(s) "
@@ -103,6 +107,7 @@ def test_an_input_too_few() -> None:
     )
 
 
+@pytest.mark.spec("server:257")
 def test_all_inputs_too_few() -> None:
     assert refused(TWO) == (
         RID + "expected 2 inputs but got 0 inputs for model 'M'. Got input(s) [], but missing required input(s) "
@@ -110,6 +115,7 @@ def test_all_inputs_too_few() -> None:
     )
 
 
+@pytest.mark.spec("server:257")
 def test_inputs_too_many_end_with_a_lone_bracket() -> None:
     assert refused(BATCHED, tensor("A", 1, 2, 2), tensor("X", 1)) == (
         RID + "expected 1 inputs but got 2 inputs for model 'M'. Got input(s) ['A','X'], but missing required "
@@ -117,6 +123,7 @@ def test_inputs_too_many_end_with_a_lone_bracket() -> None:
     )
 
 
+@pytest.mark.spec("server:257")
 def test_the_required_input_of_a_model_with_optional_ones() -> None:
     assert refused(OPTIONAL) == (
         RID + "expected number of inputs between 1 and 3 but got 0 inputs for model 'M'. Got input(s) [], but missing "
@@ -124,6 +131,7 @@ def test_the_required_input_of_a_model_with_optional_ones() -> None:
     )
 
 
+@pytest.mark.spec("server:264")
 def test_a_required_input_is_missed_though_the_count_fits() -> None:
     assert refused(OPTIONAL, tensor("B", 1, 1)) == (
         RID + "expected number of inputs between 1 and 3 but got 1 inputs for model 'M'. Got input(s) ['B'], but "
@@ -144,6 +152,7 @@ def test_the_requests_id_stands_before_the_text() -> None:
 # -- batch
 
 
+@pytest.mark.spec("server:258")
 def test_without_batching_the_shape_is_taken_as_it_is_and_counts_as_one() -> None:
     assert accepted(UNBATCHED, tensor("A", 2, 2)).batch_size == 1
 
@@ -153,22 +162,26 @@ def test_the_first_dimension_is_the_batch_size(size: int) -> None:
     assert accepted(TWO, tensor("A", size, 2, 2), tensor("B", size, 7)).batch_size == size
 
 
+@pytest.mark.spec("server:258")
 def test_a_batch_dimension_is_needed() -> None:
     assert refused(TWO, tensor("A", data=bytes(4)), tensor("B", 1, 1)) == (
         RID + "input 'A' has no shape but model requires batch dimension for 'M'"
     )
 
 
+@pytest.mark.spec("server:258")
 def test_batch_sizes_must_agree() -> None:
     assert refused(TWO, tensor("A", 2, 2, 2), tensor("B", 3, 1)) == (
         RID + "input 'B' batch size does not match other inputs for 'M'"
     )
 
 
+@pytest.mark.spec("server:258")
 def test_a_batch_must_not_be_too_large() -> None:
     assert refused(BATCHED, tensor("A", 5, 2, 2)) == RID + "inference request batch-size must be <= 4 for 'M'"
 
 
+@pytest.mark.spec("server:258")
 def test_an_empty_batch_ends_in_the_size_check() -> None:
     assert refused(BATCHED, tensor("A", 0, 2, 2)) == (
         RID + "input byte size mismatch for input 'A' for model 'M'. Expected 16, got 0"
@@ -192,12 +205,14 @@ def test_a_negative_batch_is_refused(size: int) -> None:
 # -- types and shapes
 
 
+@pytest.mark.spec("server:259")
 def test_the_data_type_must_be_the_models() -> None:
     assert refused(BATCHED, tensor("A", 1, 2, 2, datatype="FP64")) == (
         RID + "inference input 'A' data-type is 'FP64', but model 'M' expects 'FP32'"
     )
 
 
+@pytest.mark.spec("server:259")
 def test_a_dimension_must_be_given() -> None:
     assert refused(TWO, tensor("A", 1, 2, 2), tensor("B", 1, -1)) == (
         RID + "All input dimensions should be specified for input 'B' for model 'M', got [1,-1]"
@@ -255,6 +270,7 @@ def test_the_bytes_must_be_as_many_as_the_shape_says(nbytes: int) -> None:
     )
 
 
+@pytest.mark.spec("server:259")
 def test_the_batch_counts_in_the_bytes() -> None:
     assert refused(BATCHED, tensor("A", 3, 2, 2, data=bytes(16))) == (
         RID + "input byte size mismatch for input 'A' for model 'M'. Expected 48, got 16"
@@ -273,18 +289,21 @@ def test_strings_that_are_as_many_as_the_shape_says(data: bytes) -> None:
     accepted(STRINGS, tensor("A", count, datatype="BYTES", data=data))
 
 
+@pytest.mark.spec("server:262")
 def test_strings_too_many() -> None:
     assert refused(STRINGS, tensor("A", 2, datatype="BYTES", data=string(b"a", b"b", b"c"))) == (
         RID + "unexpected number of string elements 3 for inference input 'A' for model 'M', expecting 2"
     )
 
 
+@pytest.mark.spec("server:262")
 def test_strings_too_few() -> None:
     assert refused(STRINGS, tensor("A", 2, datatype="BYTES", data=string(b"a"))) == (
         RID + "expected 2 string elements for inference input 'A' for model 'M', got 1"
     )
 
 
+@pytest.mark.spec("server:262")
 def test_a_cut_length() -> None:
     assert refused(STRINGS, tensor("A", 2, datatype="BYTES", data=string(b"a") + b"\1\0")) == (
         RID + "incomplete string length indicator for inference input 'A' for model 'M', expecting 4 bytes but only 2 "
@@ -292,6 +311,7 @@ def test_a_cut_length() -> None:
     )
 
 
+@pytest.mark.spec("server:262")
 def test_a_cut_string() -> None:
     assert refused(STRINGS, tensor("A", 1, datatype="BYTES", data=b"\5\0\0\0abc")) == (
         "incomplete string data for inference input 'A', expecting string of length 5 but only 3 bytes available"

@@ -21,6 +21,7 @@ from streaming import outs, served
 __all__ = ["driver", "served"]
 
 
+@pytest.mark.spec("server:237")
 @pytest.mark.spec("python_backend:Q71")
 @pytest.mark.parametrize("verb", ["count", "alone", "pooled"])
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
@@ -53,6 +54,7 @@ def test_an_empty_final_response_is_sent_to_who_wants_it(
         assert {message.infer_response.id for message in messages} <= {"7"}
 
 
+@pytest.mark.spec("server:237")
 @pytest.mark.spec("python_backend:Q70")
 def test_responses_to_different_requests_come_as_they_are_made(driver: Driver, rendezvous: Rendezvous) -> None:
     stream = driver.open(*(command("single", f"visiting:{name}", id=name) for name in ("a", "b")))
