@@ -197,7 +197,7 @@ def test_metrics_settings_are_folded_and_the_last_of_a_name_counts() -> None:
         "--metrics-config=stage_histograms=1",
         "--metrics-config=unknown=x",
     )
-    assert chosen.metrics_config == MetricsConfig(False, True, (0.25, 1.0), True, True)
+    assert chosen.metrics_config == MetricsConfig(False, True, (0.25, 1.0), True, True, ignored=("unknown",))
 
 
 @pytest.mark.spec("server:166")

@@ -205,9 +205,15 @@ _RUNNING_MODELS = (
         "backend-config",
         settings.BACKEND_CONFIG,
         "A setting of a backend: python,shm-default-byte-size=<bytes>, python,shm-growth-byte-size=<bytes>, "
-        "python,shm-region-prefix-name=<name>, python,shm-backing=<auto|posix|memfd>.",
+        "python,shm-region-prefix-name=<name>, python,shm-backing=<auto|posix|memfd>, "
+        "python,stub-timeout-seconds=<n>, python,env-cache-directory=<path>, python,env-cache-size=<bytes>, "
+        "default-max-batch-size=<n>.",
     ),
-    _many("cache-config", settings.CACHE_CONFIG, "A setting of the response cache: local,size=<bytes>."),
+    _many(
+        "cache-config",
+        settings.CACHE_CONFIG,
+        "A setting of the response cache: local,size=<bytes>; or redis,host=<host>, redis,port=<n>, …",
+    ),
     Flag("cache-directory", PATH, "/opt/tritonserver/caches", "Shown when a cache is not found; caches are built in."),
     Flag("response-cache-byte-size", INT64, 0, "Deprecated: use --cache-config local,size=<bytes>."),
     Flag(

@@ -21,16 +21,20 @@ class MetricsConfig:
     histogram_latencies: bool = False
     stage_histograms: bool = False
     """Ours."""
+    ignored: tuple[str, ...] = ()
+    """Settings of other names."""
 
 
 def metrics_config(settings: Sequence[tuple[str, str]]) -> MetricsConfig:
-    """The last of several settings of one name counts, an unknown name does not. Raises BadValue."""
+    """The last of several settings of one name counts; of an unknown name only the name is kept. Raises BadValue."""
     config = MetricsConfig()
     for name, text in settings:
         if name in ("counter_latencies", "summary_latencies", "histogram_latencies", "stage_histograms"):
             config = replace(config, **{name: BOOL.read(text)})
         elif name == "summary_quantiles":
             config = replace(config, summary_quantiles=tuple(_quantile(pair) for pair in text.split(",")))
+        else:
+            config = replace(config, ignored=(*config.ignored, name))
     return config
 
 

@@ -50,6 +50,8 @@ def run(options: Options) -> int:
             faulthandler.enable()
         for name in options.ignored:
             _log.warning("--%s has no meaning here and is ignored", name)
+        for name in options.metrics_config.ignored:
+            _log.warning("--metrics-config=%s has no meaning here and is ignored", name)
         if not options.model_repository:
             raise ServerError(Code.INVALID_ARG, "--model-repository must be specified")
         python = python_backend_options(options.backend_settings("python"))

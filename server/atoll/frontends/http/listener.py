@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from atoll.errors import Code, ServerError
 from atoll.frontends.forwarding import compile_pattern, matching
 from atoll.frontends.http.codec import DEFAULT_MAX_INPUT_NBYTES, InferCodec
 from atoll.frontends.http.connection import Connection
 from atoll.frontends.http.head import Head, HeadReader
 from atoll.frontends.http.routes import find_target
 from atoll.frontends.http.tls import TlsOptions, server_context
+from atoll.frontends.listening import cannot_listen
 
 if TYPE_CHECKING:
     from atoll.core.model import Model
@@ -76,7 +76,7 @@ class HttpFrontend:
                 **secure,
             )
         except OSError as error:
-            raise ServerError(Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use ") from error
+            raise cannot_listen(options.address, options.port, error) from error
         listening = self._listener.sockets[0]
         self.port = listening.getsockname()[1]
 

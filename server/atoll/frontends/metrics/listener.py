@@ -6,13 +6,12 @@ The page is neither hot nor part of the inference protocol, so aiohttp serves it
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from atoll.errors import Code, ServerError
+from atoll.frontends.listening import cannot_listen
 from atoll.observe.exposition import CONTENT_TYPE
 
 __all__ = ["MetricsFrontend", "MetricsListenOptions"]
@@ -51,10 +50,7 @@ class MetricsFrontend:
             await site.start()
         except OSError as error:
             await runner.cleanup()
-            endpoint = f"{self._address}:{self.port}"
-            if error.errno == errno.EADDRINUSE:
-                raise ServerError(Code.UNAVAILABLE, f"Socket '{endpoint}' already in use ") from None
-            raise ServerError(Code.UNAVAILABLE, f"Socket '{endpoint}' can not be opened: {error.strerror}") from None
+            raise cannot_listen(self._address, self.port, error) from None
         self._runner = runner
         self.port = runner.addresses[0][1]
 

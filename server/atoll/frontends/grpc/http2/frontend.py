@@ -8,12 +8,12 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from atoll.errors import Code, ServerError
 from atoll.frontends.grpc.http2 import limits
 from atoll.frontends.grpc.http2.connection import Connection
 from atoll.frontends.grpc.http2.rpcs import CallOpener
 from atoll.frontends.grpc.options import GrpcOptions
 from atoll.frontends.grpc.service import InferenceService
+from atoll.frontends.listening import cannot_listen
 
 if TYPE_CHECKING:
     from atoll.core.server import Server
@@ -69,8 +69,8 @@ class Http2Frontend:
                 backlog=1024,
                 **secure,
             )
-        except (OSError, ssl.SSLError) as error:
-            raise ServerError(Code.UNAVAILABLE, f"Socket '{options.address}:{options.port}' already in use ") from error
+        except OSError as error:
+            raise cannot_listen(options.address, options.port, error) from error
         self.port = self._listener.sockets[0].getsockname()[1]
         self._sweep()
 
