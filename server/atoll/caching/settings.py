@@ -57,6 +57,8 @@ def _redis(settings: Mapping[str, str]) -> ResponseCache:
     if importlib.util.find_spec("redis") is None:
         raise _refused("--cache-config=redis needs the package 'redis': pip install 'atoll[redis]'")
     from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
 
     host = settings.get("host", "localhost")
     port = _number("redis", settings, "port", 6379)
@@ -69,6 +71,7 @@ def _redis(settings: Mapping[str, str]) -> ResponseCache:
         socket_connect_timeout=_milliseconds(settings, "connect_timeout"),
         socket_timeout=_milliseconds(settings, "socket_timeout"),
         max_connections=_number("redis", settings, "pool_size", 0) or None,
+        retry=Retry(NoBackoff(), 0),  # a request waits meanwhile; its model is there
     )
     _log.info(f"Response cache 'redis' is created, with the server at {host}:{port}")
     return RedisCache(client)
