@@ -11,7 +11,7 @@ from shared_regions import start_tracker
 from tritonserver import ModelControlMode, Server
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _process() -> Iterator[None]:
     """Other tests of this process look at the logger of the supervisor themselves."""
     start_tracker()

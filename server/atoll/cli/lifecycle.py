@@ -183,13 +183,16 @@ async def _stop(core: Core, started: Sequence[Endpoint], timeout_s: float) -> bo
             _log.error("failed to stop a service", exc_info=error)
 
     await _within(left_s(), stop_all(auxiliary=False))
-    clean = await _within(left_s(), core.stop(left_s()))
+    # Who gives any time at all has models finalized, even when connections took all of it.
+    core_s = max(left_s(), _LAST_S) if timeout_s > 0 else 0
+    clean = await _within(core_s, core.stop(core_s))
     await _within(left_s(), stop_all(auxiliary=True))
     return bool(clean)
 
 
 _QUICK_S = 0.1
 """A frontend that stops as fast is not worth a word."""
+_LAST_S = 0.1
 _GRACE_S = 1.0
 """Each part keeps to the budget by itself; one that does not is left behind this much later."""
 
